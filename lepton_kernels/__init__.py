@@ -1,0 +1,37 @@
+"""Fast kernels for PyTorch: int8 matrix products, on any CPU with the same bits.
+
+    import lepton_kernels as lk
+    weight, scale = lk.quantize_int8(linear.weight)
+    y = lk.int8_linear(x, lk.pack_int8_weight(weight), scale, linear.bias)
+
+`lk.info()` tells what runs where.
+"""
+
+from lepton_kernels import _backend
+from lepton_kernels._backend import force_backend, force_isa, info
+from lepton_kernels._library import NativeLibraryWarning
+from lepton_kernels._version import __version__
+from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack_int8_weight
+from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
+from lepton_kernels.ops.int8_mm import int8_mm
+from lepton_kernels.ops.quantize_int8 import quantize_int8
+
+from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
+
+_backend.apply_environment()
+
+__all__ = [
+    "NativeLibraryWarning",
+    "__version__",
+    "force_backend",
+    "force_isa",
+    "info",
+    "int8_linear",
+    "int8_linear_qat",
+    "int8_mm",
+    "integrations",
+    "nn",
+    "pack_int8_weight",
+    "quantize_int8",
+    "unpack_int8_weight",
+]

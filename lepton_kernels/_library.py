@@ -1,0 +1,85 @@
+"""Finds and loads the compiled operator library, and says why where there is none."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+import warnings
+from pathlib import Path
+
+import torch
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class NativeLibraryWarning(UserWarning):
+    """The compiled operators are absent: every op runs on the reference backend."""
+
+
+def _find(stem: str) -> Path | None:
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        candidate = PACKAGE / f"{stem}{suffix}"
+        if candidate.exists():
+            return candidate
+    return None
+
+
+class OperatorLibrary:
+    """The `_ops` library: operators for torch, and a few C functions about instruction sets."""
+
+    def __init__(self, path: Path) -> None:
+        torch.ops.load_library(str(path))
+        self.path = path
+        self._c = ctypes.CDLL(str(path))
+        for name in ("lepton_isa_present", "lepton_isa_in_use", "lepton_features_present"):
+            getattr(self._c, name).restype = ctypes.c_char_p
+        self._c.lepton_isa_force.argtypes = [ctypes.c_char_p]
+        self._c.lepton_isa_force.restype = ctypes.c_int
+        self._c.lepton_isa_emulated.restype = ctypes.c_int
+
+    @property
+    def isa_present(self) -> list[str]:
+        """Instruction sets with kernels that this CPU and operating system can run, worst first."""
+        return self._c.lepton_isa_present().decode().split()
+
+    @property
+    def features_present(self) -> list[str]:
+        """CPU features that the library looks for and that are usable here."""
+        return self._c.lepton_features_present().decode().split()
+
+    @property
+    def isa_in_use(self) -> str:
+        """The instruction set that the next call of an operator uses at most."""
+        return self._c.lepton_isa_in_use().decode()
+
+    @property
+    def emulated(self) -> bool:
+        """Whether AVX-512 and AMX are emulated (test builds only)."""
+        return bool(self._c.lepton_isa_emulated())
+
+    def force_isa(self, name: str | None) -> bool:
+        """Limit kernels to the instruction set `name` (None: the best present); False if absent."""
+        return self._c.lepton_isa_force((name or "").encode()) == 0
+
+
+def _explain_absence() -> str:
+    if (PACKAGE.parent / "csrc").is_dir():
+        return (
+            f"the source folder {PACKAGE} is being imported, not the installed package: "
+            "start Python in another folder, or install with `pip install .`"
+        )
+    return "this installation was built without native code (LEPTON_NATIVE=0)"
+
+
+def load() -> OperatorLibrary | None:
+    """Load the compiled operators; without them warn once and return None."""
+    path = _find("_ops")
+    if path is None:
+        warnings.warn(
+            "lepton_kernels: no compiled operators, ops run on the reference backend; "
+            + _explain_absence(),
+            NativeLibraryWarning,
+            stacklevel=3,
+        )
+        return None
+    return OperatorLibrary(path)

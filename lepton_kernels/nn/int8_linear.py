@@ -1,0 +1,322 @@
+"""Linear layers with an int8 weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lepton_kernels.ops._int8_checks import activation_number
+from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack_int8_weight
+from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
+from lepton_kernels.ops.quantize_int8 import quantize_int8
+
+
+class Int8Linear(nn.Module):
+    """Linear layer with an int8 weight, drop-in for a trained `torch.nn.Linear`.
+
+    The weight is kept packed for the matrix kernels; a state dict holds the canonical int8 weight,
+    so that a checkpoint made on one machine loads on every other.
+
+    Args:
+        in_features (int): size of the last dimension of the input.
+        out_features (int): size of the last dimension of the output.
+        bias (bool): whether there is a bias. Default: True.
+        group_size (int, optional): input features that share a weight scale. Default: None (all).
+        weight_only (bool): keep activations in floating point. Default: False.
+        activation (str, optional): "relu", "gelu", "gelu_tanh" or "silu", fused. Default: None.
+
+    Shapes:
+        input (..., in_features) -> output (..., out_features), of the same float dtype.
+
+    State dict: `weight` int8 (out_features, in_features), `weight_scale` float32 (out_features,) or
+    (out_features, groups), `bias`, and for static quantisation `x_scale`, `x_zero_point`.
+
+    Example:
+        >>> import torch, lepton_kernels as lk
+        >>> linear = torch.nn.Linear(32, 8)
+        >>> quantized = lk.nn.Int8Linear.from_linear(linear)
+        >>> quantized(torch.randn(4, 32)).shape
+        torch.Size([4, 8])
+    """
+
+    packed_weight: torch.Tensor
+    weight_scale: torch.Tensor
+    x_scale: torch.Tensor | None
+    x_zero_point: torch.Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        group_size: int | None = None,
+        weight_only: bool = False,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        activation_number("Int8Linear", activation)
+        if group_size is not None and (group_size < 1 or in_features % group_size != 0):
+            raise ValueError(
+                f"Int8Linear: group_size must divide in_features {in_features}, got {group_size}"
+            )
+        self.in_features = in_features
+        self.out_features = out_features
+        self.group_size = group_size
+        self.weight_only = weight_only
+        self.activation = activation
+        scale_shape = (
+            (out_features,) if group_size is None else (out_features, in_features // group_size)
+        )
+        weight = torch.zeros(out_features, in_features, dtype=torch.int8)
+        self.register_buffer("packed_weight", self._pack(weight), persistent=False)
+        self.register_buffer("weight_scale", torch.ones(scale_shape))
+        self.register_buffer("x_scale", None)
+        self.register_buffer("x_zero_point", None)
+        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        x_scale: torch.Tensor | float | None = None,
+        x_zero_point: torch.Tensor | int | None = None,
+        weight_dtype: torch.dtype = torch.int8,
+        group_size: int | None = None,
+        weight_only: bool = False,
+        activation: str | None = None,
+    ) -> Int8Linear:
+        """Quantise a float linear layer.
+
+        Args:
+            linear (nn.Linear): float32, bfloat16 or float16; left as it is.
+            x_scale (Tensor or float, optional): step of the quantised input, for static
+                quantisation. Default: None (dynamic, per token).
+            x_zero_point (Tensor or int, optional): from -128 to 127. Default: None (0).
+            weight_dtype (torch.dtype): only torch.int8.
+            group_size (int, optional): input features that share a weight scale. Default: None.
+            weight_only (bool): keep activations in floating point. Default: False.
+            activation (str, optional): fused activation. Default: None.
+
+        Returns:
+            Int8Linear: on the device of `linear`, in its training mode.
+
+        Raises:
+            TypeError: `linear` is no nn.Linear or its weight is not float.
+            NotImplementedError: weight_dtype is not torch.int8.
+            ValueError: the weight holds NaN or infinity, or group_size does not divide in_features.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(
+                f"Int8Linear.from_linear: linear must be a torch.nn.Linear, "
+                f"got {type(linear).__name__}"
+            )
+        if weight_dtype != torch.int8:
+            raise NotImplementedError(
+                f"Int8Linear.from_linear: weight_dtype must be torch.int8, got {weight_dtype}"
+            )
+        if not torch.isfinite(linear.weight).all():
+            raise ValueError("Int8Linear.from_linear: weight must be finite, got NaN or infinity")
+        module = cls(
+            linear.in_features,
+            linear.out_features,
+            linear.bias is not None,
+            group_size=group_size,
+            weight_only=weight_only,
+            activation=activation,
+        )
+        weight, scale = quantize_int8(linear.weight.detach(), group_size=group_size)[:2]
+        module.packed_weight = module._pack(weight)
+        module.weight_scale = scale
+        if linear.bias is not None:
+            module.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
+        if x_scale is not None:
+            device = linear.weight.device
+            module.x_scale = torch.as_tensor(x_scale, dtype=torch.float32, device=device).reshape(())
+            zero = 0 if x_zero_point is None else x_zero_point
+            module.x_zero_point = torch.as_tensor(zero, dtype=torch.int32, device=device).reshape(())
+        elif x_zero_point is not None:
+            raise ValueError("Int8Linear.from_linear: x_zero_point needs x_scale")
+        return module.train(linear.training)
+
+    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+        return pack_int8_weight(weight, group_size=self.group_size)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """Canonical int8 weight (out_features, in_features), unpacked at every access."""
+        return unpack_int8_weight(self.packed_weight, self.out_features, self.in_features)
+
+    def dequantized_weight(self) -> torch.Tensor:
+        """The weight as float32 (out_features, in_features)."""
+        scale = self.weight_scale.reshape(self.out_features, -1)
+        grouped = self.weight.reshape(self.out_features, scale.shape[1], -1)
+        return (grouped * scale[:, :, None]).reshape(self.out_features, self.in_features)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        return int8_linear(
+            x,
+            self.packed_weight,
+            self.weight_scale,
+            self.bias,
+            x_scale=self.x_scale,
+            x_zero_point=self.x_zero_point,
+            residual=residual,
+            activation=self.activation,
+            weight_only=self.weight_only,
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes and the kind of quantisation."""
+        kind = (
+            "weight_only"
+            if self.weight_only
+            else "dynamic"
+            if self.x_scale is None
+            else f"static, x_scale={self.x_scale.item():.3g}"
+        )
+        group = "" if self.group_size is None else f", group_size={self.group_size}"
+        activation = "" if self.activation is None else f", activation={self.activation}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, {kind}{group}{activation}"
+        )
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int8Linear:
+        # `.bfloat16()` and the like change activations and bias; quantisation stays float32.
+        kept = {name: getattr(self, name) for name in ("weight_scale", "x_scale")}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            after = getattr(self, name)
+            if before is not None and after.dtype != before.dtype:
+                setattr(self, name, before.to(after.device))
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self.weight
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "weight"
+        state = dict(state_dict)
+        weight = state.pop(key, None)
+        if weight is None:
+            if strict:
+                missing_keys.append(key)
+        else:
+            problem = self._weight_problem(weight)
+            if problem:
+                error_msgs.append(f"Int8Linear: {key} {problem}")
+            else:
+                self.packed_weight = self._pack(weight).to(self.packed_weight.device)
+        scale = state.get(prefix + "weight_scale")
+        if isinstance(scale, torch.Tensor) and not torch.isfinite(scale).all():
+            error_msgs.append(f"Int8Linear: {prefix}weight_scale must be finite, got NaN or infinity")
+        # A static layer's state decides whether this layer is static.
+        for name in ("x_scale", "x_zero_point"):
+            saved = state.get(prefix + name)
+            if saved is not None and getattr(self, name) is None:
+                setattr(self, name, torch.zeros_like(saved, device=self.packed_weight.device))
+        super()._load_from_state_dict(
+            state, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)
+
+    def _weight_problem(self, weight: object) -> str | None:
+        expected = (self.out_features, self.in_features)
+        if not isinstance(weight, torch.Tensor) or weight.dtype != torch.int8:
+            got = weight.dtype if isinstance(weight, torch.Tensor) else type(weight).__name__
+            return f"must be int8 (the canonical weight), got {got}"
+        if tuple(weight.shape) != expected:
+            return f"must have shape {expected}, got {tuple(weight.shape)}"
+        return None
+
+
+class Int8LinearQAT(nn.Linear):
+    """`torch.nn.Linear` that trains through int8 arithmetic; `to_int8` gives the layer to ship.
+
+    Parameters and state dict are those of `torch.nn.Linear`; the forward quantises the weight and
+    the input, the backward is straight-through (Bengio et al., 2013).
+
+    Args:
+        group_size (int, optional): input features that share a weight scale. Default: None (all).
+        others: as `torch.nn.Linear`.
+
+    Example:
+        >>> import torch, lepton_kernels as lk
+        >>> layer = lk.nn.Int8LinearQAT(16, 4)
+        >>> layer(torch.randn(2, 16)).sum().backward()
+        >>> layer.weight.grad.shape
+        torch.Size([4, 16])
+    """
+
+    group_size: int | None = None
+    x_scale: torch.Tensor | None = None
+    x_zero_point: torch.Tensor | None = None
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        group_size: int | None = None,
+        x_scale: torch.Tensor | None = None,
+        x_zero_point: torch.Tensor | None = None,
+    ) -> Int8LinearQAT:
+        """Share the parameters of a float linear layer.
+
+        Args:
+            linear (nn.Linear): its parameters become those of the new layer.
+            group_size (int, optional): input features that share a weight scale. Default: None.
+            x_scale (Tensor, optional): float32, shape (); static step of the input. Default: None.
+            x_zero_point (Tensor, optional): int32, shape (). Default: None (0).
+
+        Returns:
+            Int8LinearQAT: with the same parameters.
+
+        Raises:
+            TypeError: `linear` is no nn.Linear.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(
+                f"Int8LinearQAT.from_linear: linear must be a torch.nn.Linear, "
+                f"got {type(linear).__name__}"
+            )
+        module = cls(1, 1, linear.bias is not None)
+        module.in_features, module.out_features = linear.in_features, linear.out_features
+        module.weight, module.bias = linear.weight, linear.bias
+        module.group_size = group_size
+        module.x_scale, module.x_zero_point = x_scale, x_zero_point
+        return module.train(linear.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer as its int8 form will."""
+        return int8_linear_qat(
+            x,
+            self.weight,
+            self.bias,
+            x_scale=self.x_scale,
+            x_zero_point=self.x_zero_point,
+            group_size=self.group_size,
+        )
+
+    def to_int8(self) -> Int8Linear:
+        """The int8 layer that computes what this one computes in its forward."""
+        return Int8Linear.from_linear(
+            self, group_size=self.group_size, x_scale=self.x_scale, x_zero_point=self.x_zero_point
+        )

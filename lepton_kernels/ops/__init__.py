@@ -1,0 +1,1 @@
+"""One file per kernel family: schema, fake, autograd and the public functions."""
