@@ -77,7 +77,10 @@ void multiply_rows(const int16_t* a, int64_t a_stride, const int8_t* b, int64_t 
     for (int r = 0; r < height; ++r) {
       const __m256i x = four_of_row(a + r * a_stride + i);
       for (int v = 0; v < vectors; ++v) {
-        sum[r][v] = _mm256_add_epi32(sum[r][v], _mm256_madd_epi16(x, w[v]));
+        __m256i next = sum[r][v];
+        // As assembly: left to itself, gcc starts all products before the first sum and spills.
+        __asm__ volatile("vpaddd %1, %0, %0" : "+x"(next) : "x"(_mm256_madd_epi16(x, w[v])));
+        sum[r][v] = next;
       }
     }
   }

@@ -74,7 +74,7 @@ bool all_finite(const float* values, int64_t count) {
 
 // Parameters are few: those that are not dense float32 are converted.
 Tensor as_float(const Tensor& tensor) {
-  const Tensor dense = torch::stable::contiguous(tensor);
+  const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
   return dense.scalar_type() == ScalarType::Float ? dense
                                                   : torch::stable::to(dense, ScalarType::Float);
 }

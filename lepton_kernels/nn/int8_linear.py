@@ -159,13 +159,16 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        # Straight from the dictionaries: nn.Module's attribute look-up costs as much as the product
+        # of a small layer.
+        buffers = self._buffers
         return int8_linear(
             x,
-            self.packed_weight,
-            self.weight_scale,
-            self.bias,
-            x_scale=self.x_scale,
-            x_zero_point=self.x_zero_point,
+            buffers["packed_weight"],
+            buffers["weight_scale"],
+            self._parameters["bias"],
+            x_scale=buffers["x_scale"],
+            x_zero_point=buffers["x_zero_point"],
             residual=residual,
             activation=self.activation,
             weight_only=self.weight_only,
