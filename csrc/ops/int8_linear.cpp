@@ -102,7 +102,8 @@ int64_t row_stride(const char* name, const Tensor& tensor, ScalarType dtype, int
 }
 
 bool valid_scale(const Tensor& tensor, int64_t i) {
-  return std::isfinite(floats(tensor)[i]) && floats(tensor)[i] > 0.0f;
+  const float scale = floats(tensor)[i];
+  return std::isfinite(scale) && scale > 0.0f && std::isfinite(1.0f / scale);
 }
 
 bool valid_zero_point(const Tensor& tensor, int64_t i) {

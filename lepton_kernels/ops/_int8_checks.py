@@ -175,8 +175,12 @@ def check_int8_values(
     if not torch.isfinite(weight_scale).all():
         raise ValueError(f"{op}: weight_scale must be finite, got NaN or infinity in it")
     for name, scale in (("x_scale", x_scale), ("out_scale", out_scale)):
-        if scale is not None and not (torch.isfinite(scale) & (scale > 0)).all():
+        if scale is None:
+            continue
+        if not (torch.isfinite(scale) & (scale > 0)).all():
             raise ValueError(f"{op}: {name} must be finite and positive, got {scale.tolist()}")
+        if not torch.isfinite(1.0 / scale).all():
+            raise ValueError(f"{op}: {name} must be above 2^-128, got {scale.tolist()}")
     for name, zero in (("x_zero_point", x_zero_point), ("out_zero_point", out_zero_point)):
         if zero is not None and not ((zero >= -128) & (zero <= 127)).all():
             raise ValueError(f"{op}: {name} must be within -128 and 127, got {zero.tolist()}")
