@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from lepton_train.bench import machine
 
@@ -30,7 +31,7 @@ class Roofline:
         return {"name": self.name, "value": round(self.value), "unit": self.unit}
 
 
-def _native():  # type: ignore[no-untyped-def]
+def _native() -> Any:
     try:
         from lepton_kernels import _native as native
     except ImportError as error:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 _BLOCK_S = 2e-3
 _MOST_CALLS_IN_BLOCK = 32
 # Threads of an OpenMP or ONNX Runtime pool spin for a while after their work, and would take the
-# cores from an implementation that runs on another pool.
+# cores from an implementation that runs on another pool. Everybody gets the pause: on a busy
+# machine the scheduler favours who has just slept.
 _SETTLE_S = 3e-3
 _LEAST_ROUNDS = 3
 
@@ -27,12 +28,10 @@ class Candidate:
     Attributes:
         name: as in the row.
         calls: one call per copy of the weights; they are used in rotation.
-        pool: whose threads do the work ("torch", "onnxruntime").
     """
 
     name: str
     calls: Sequence[Callable[[], object]]
-    pool: str = "torch"
     samples: list[float] = field(default_factory=list)
     _next: int = 0
 
@@ -62,14 +61,12 @@ def interleave(candidates: Sequence[Candidate], budget_s: float) -> dict[str, fl
     """
     estimates = [min(c.call() for _ in range(2)) for c in candidates]
     deadline = time.perf_counter() + budget_s
-    rounds, pool = 0, ""
+    rounds = 0
     while candidates and (rounds < _LEAST_ROUNDS or time.perf_counter() < deadline):
         for place in range(len(candidates)):
             index = (place + rounds) % len(candidates)
             candidate, estimate = candidates[index], estimates[index]
-            if candidate.pool != pool:
-                time.sleep(_SETTLE_S)
-                pool = candidate.pool
+            time.sleep(_SETTLE_S)
             if estimate < _BLOCK_S:
                 candidate.call()  # wakes the threads
             calls = min(max(round(_BLOCK_S / max(estimate, 1e-7)), 1), _MOST_CALLS_IN_BLOCK)
