@@ -76,7 +76,10 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight_scale", torch.ones(scale_shape))
         self.register_buffer("x_scale", None)
         self.register_buffer("x_zero_point", None)
-        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+        # Registered also where it is None: forward reads the dictionary.
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+        )
 
     @classmethod
     def from_linear(
