@@ -6,8 +6,17 @@ print(report)
 """
 
 from lepton_kernels import __version__
+from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
 
-__all__ = ["QuantizationReport", "__version__", "convert_", "quantize_", "sensitivity"]
+__all__ = [
+    "FusionReport",
+    "QuantizationReport",
+    "__version__",
+    "convert_",
+    "fuse_",
+    "quantize_",
+    "sensitivity",
+]

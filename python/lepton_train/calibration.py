@@ -203,8 +203,8 @@ def quantization_parameters(low: float, high: float, symmetric: bool) -> tuple[f
         (scale, zero_point).
 
     Example:
-        >>> quantization_parameters(0.0, 2.55, symmetric=False)
-        (0.01, -128)
+        >>> quantization_parameters(0.0, 63.75, symmetric=False)
+        (0.25, -128)
     """
     extent = max(-low, high) if symmetric else high - low
     if extent < _SMALLEST_RANGE:
