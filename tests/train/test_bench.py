@@ -22,6 +22,15 @@ def native():
     return pytest.importorskip("lepton_kernels._native", reason="built with LEPTON_NATIVE=0")
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    # Threads that wait for one another make tiny cases slow on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def tiny(tmp_path):
     path = tmp_path / "shapes.json"

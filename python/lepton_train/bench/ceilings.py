@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,11 @@ class Roofline:
 
 def _native() -> Any:
     try:
-        from lepton_kernels import _native as native
+        return importlib.import_module("lepton_kernels._native")
     except ImportError as error:
         raise CeilingsUnavailable(
             "ceilings need the compiled part of lepton-kernels (LEPTON_NATIVE=0 leaves it out)"
         ) from error
-    return native
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -74,11 +75,10 @@ def lepton_prequantized(problem: Problem) -> Built:
 def _float_calls(problem: Problem, dtype: torch.dtype) -> list[Callable[[], Any]]:
     layer = problem.layer
     bytes_each = layer.k * layer.n * dtype.itemsize
-    weights = rotating(
-        layer, f"torch {dtype}", bytes_each, lambda: layer.weight.to(dtype, copy=True)
-    )
+    copy = functools.partial(layer.weight.to, dtype, copy=True)
+    weights = rotating(layer, f"torch {dtype}", bytes_each, copy)
     x, bias = problem.x.to(dtype), layer.bias.to(dtype)
-    return [lambda w=w: functional.linear(x, w, bias) for w in weights]
+    return [functools.partial(functional.linear, x, w, bias) for w in weights]
 
 
 def torch_fp32(problem: Problem) -> Built:
@@ -146,7 +146,7 @@ def _qlinear(problem: Problem, prequantized: bool) -> Built:
     x_scale = float(problem.amax.max()) / steps
     w_zero, bias = torch.zeros(layer.n, dtype=torch.int32), layer.bias
     quantize, op = torch.quantize_per_tensor, ops.qlinear_pointwise
-    fixed = (scale, w_zero, bias, 1.0, 0, dtype, "none", [], "")
+    fixed: tuple[Any, ...] = (scale, w_zero, bias, 1.0, 0, dtype, "none", [], "")
 
     def quantized() -> torch.Tensor:
         return quantize(x.float(), x_scale, zero, torch.quint8).int_repr()
@@ -181,4 +181,4 @@ def torch_int_mm(problem: Problem) -> Built:
         xq = torch.round(x / x_scale).clamp_(-127, 127).to(torch.int8)
         return torch.addcmul(bias, torch._int_mm(xq, w) * x_scale, scale).to(dtype)
 
-    return Built([lambda w=w: call(w) for w in weights], problem.amax / 127, scale)
+    return Built([functools.partial(call, w) for w in weights], problem.amax / 127, scale)

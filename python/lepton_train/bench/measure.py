@@ -52,7 +52,9 @@ def measure(
     """
     isa, threads = lk.info()["isa"], torch.get_num_threads()
     bound = ceilings.roofline(case.operations, case.read_bytes, case.ceiling_kind, isa, threads)
-    candidates, matches, notes = [], {}, {}
+    candidates: list[harness.Candidate] = []
+    matches: dict[str, bool | None] = {}
+    notes: dict[str, str] = {}
     with torch.inference_mode():
         for name, build in implementations.items():
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 DTYPES = ("fp32", "bf16")
@@ -33,14 +34,14 @@ def _pattern(text: str) -> re.Pattern[str]:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
 
 
-def _positive(kind: type) -> object:
-    def convert(text: str) -> object:
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def convert(text: str) -> float:
         value = kind(text)
         if not value > 0:
             raise argparse.ArgumentTypeError(f"must be positive, got {text}")
         return value
 
-    convert.__name__ = kind.__name__
+    convert.__name__ = "number"  # argparse puts it into "invalid number value"
     return convert
 
 
