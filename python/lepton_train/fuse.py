@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ def activation_name(act: Any) -> str | None:
 def _neighbours(module: nn.Module) -> list[tuple[str, str]]:
     names = list(module._modules)
     if type(module) is nn.Sequential:
-        return list(zip(names, names[1:], strict=False))
+        return list(pairwise(names))
     if type(module).__name__.endswith("Intermediate") and "dense" in names:
         return [("dense", name) for name in _ACTIVATION_NAMES if name in names]
     return []
