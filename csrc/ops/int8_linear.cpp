@@ -152,6 +152,9 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
                ",) to match out_features, got ", tuple(weight_scale.sizes()));
   LEPTON_CHECK(weight_only || header.group_size <= kLargestGroup, kOp, ": in_features ",
                header.group_size, " in one group can overflow int32");
+  LEPTON_CHECK(is_float(weight_scale.scalar_type()) ||
+                   weight_scale.scalar_type() == ScalarType::Double,
+               kOp, ": weight_scale must be float, got ", name_of(weight_scale.scalar_type()));
   const Tensor scale = as_float(weight_scale);
   LEPTON_CHECK(all_finite(floats(scale), scale.numel()), kOp,
                ": weight_scale must be finite, got NaN or infinity in it");
@@ -189,7 +192,8 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   if (bias) {
     LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
                  out_features, ",) to match out_features, got ", tuple(bias->sizes()));
-    kernel_dtype(kOp, "bias", bias->scalar_type());
+    LEPTON_CHECK(kernel_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
+                 ": bias must be float, got int8");
     bias_floats = as_float(*bias);
     p.bias = floats(bias_floats);
   }
