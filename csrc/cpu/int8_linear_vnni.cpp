@@ -47,7 +47,8 @@ void multiply_rows(const uint8_t* a, int64_t a_stride, const int8_t* b, int64_t 
   __m512i sum[height][strips];
   for (int r = 0; r < height; ++r) {
     for (int s = 0; s < strips; ++s) {
-      sum[r][s] = accumulate ? _mm512_loadu_si512(c + r * ldc + s * kStrip) : _mm512_setzero_si512();
+      sum[r][s] =
+          accumulate ? _mm512_loadu_si512(c + r * ldc + s * kStrip) : _mm512_setzero_si512();
     }
   }
   for (int64_t i = 0; i < k; i += 4) {

@@ -229,7 +229,11 @@ def test_compile(compare, backend):
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda c: c(nn.Conv1d(1, 1, 1)), TypeError, "linear must be a torch.nn.Linear, got Conv1d"),
+        (
+            lambda c: c(nn.Conv1d(1, 1, 1)),
+            TypeError,
+            "linear must be a torch.nn.Linear, got Conv1d",
+        ),
         (
             lambda c: c(nn.Linear(8, 4), weight_dtype=torch.int4),
             NotImplementedError,

@@ -273,7 +273,10 @@ def test_refuses(backend, case):
     if backend not in lk.info()["backends"]:
         pytest.skip("no compiled operators in this installation")
     run, error, message = CASES[case]
-    with lk.force_backend(backend), pytest.raises(error, match=re.escape(f"int8_linear: {message}")):
+    with (
+        lk.force_backend(backend),
+        pytest.raises(error, match=re.escape(f"int8_linear: {message}")),
+    ):
         run()
 
 

@@ -1,7 +1,7 @@
 """The AVX-512 and AMX kernels on any machine, from a build with emulated intrinsics.
 
-    LEPTON_EMULATE=1 pip install --no-deps --target FOLDER .
-    LEPTON_EMULATED_PACKAGE=FOLDER pytest tests/package/test_emulated.py
+LEPTON_EMULATE=1 pip install --no-deps --target FOLDER .
+LEPTON_EMULATED_PACKAGE=FOLDER pytest tests/package/test_emulated.py
 """
 
 import os
