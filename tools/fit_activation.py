@@ -33,7 +33,9 @@ def minimax(xs, target, weight, powers):
             rhs[row] = target[i]
         solution = mp.lu_solve(system, rhs)
         coeffs, level = list(solution[:n]), abs(solution[n])
-        error = [w * (mp.fdot(b, coeffs) - t) for b, t, w in zip(basis, target, weight)]
+        error = [
+            w * (mp.fdot(b, coeffs) - t) for b, t, w in zip(basis, target, weight, strict=True)
+        ]
         picks = alternating_peaks(error, n + 1)
         if max(map(abs, error)) <= level * mp.mpf("1.001"):
             break
@@ -68,8 +70,8 @@ def fit_rounded(xs, target, weight, powers, order):
         coeffs, _ = minimax(xs, target, weight, left)
         done[p] = float32(coeffs[left.index(p)])
         left.remove(p)
-        target = [t - done[p] * x**p for t, x in zip(target, xs)]
-    return [done[p] for p in powers], max(abs(w * t) for w, t in zip(weight, target))
+        target = [t - done[p] * x**p for t, x in zip(target, xs, strict=True)]
+    return [done[p] for p in powers], max(abs(w * t) for w, t in zip(weight, target, strict=True))
 
 
 def chebyshev_grid(low, high, n):
@@ -81,7 +83,7 @@ def chebyshev_grid(low, high, n):
 
 def report(name, powers, coeffs, error):
     print(f"{name}: error 2^{float(mp.log(error, 2)):.2f}")
-    for p, c in zip(powers, coeffs):
+    for p, c in zip(powers, coeffs, strict=True):
         print(f"  x^{p:<2d} {float(c).hex():>24s}  {mp.nstr(c, 9)}")
 
 
@@ -105,7 +107,7 @@ def fit_log_mills(degree, c, largest):
     a = [x / h / (1 - x) for x in grid]
     b = [x / (2 * (1 + h * x)) for x in a]
     exponent = [-mp.log(mp.erfc(x / mp.sqrt(2)) * (1 + h * x)) - x * x / 2 for x in a]
-    target = [y / x for x, y in zip(b, exponent)]
+    target = [y / x for x, y in zip(b, exponent, strict=True)]
     powers = list(range(degree))
     coeffs, error = fit_rounded(b, target, b, powers, powers)
     print(f"h = {float(h).hex()}")
