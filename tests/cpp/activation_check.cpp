@@ -4,7 +4,7 @@
 //       tests/cpp/activation_check.cpp -o activation_check -lpthread
 //   ./activation_check         every 4099th float, seconds
 //   ./activation_check --all   every float; with -mfma, which makes std::fma an instruction and
-//                              changes no bit, some ten minutes on two cores
+//                              changes no bit, some fifteen minutes on two idle cores
 //
 // Each activation: the AVX2 result is within 2 ULP of the exact value, and the portable code
 // gives the same bits. With -DLEPTON_CHECK_AVX512 (and -DLEPTON_EMULATE_ISA where the machine
