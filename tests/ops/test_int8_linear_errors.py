@@ -328,7 +328,7 @@ QAT = {
         (torch.ones(3, K), torch.ones(N, K + 1)),
         {},
         ValueError,
-        "weight must have shape (out_features, 12), got (7, 13)",
+        "weight must have shape (out_features, 12) to match x, got (7, 13)",
     ),
     "group": (
         (torch.ones(3, K), torch.ones(N, K)),
