@@ -71,16 +71,19 @@ struct Isa {
                 n - i);                                                                        \
   }
 
+// Blank lines keep clang-format from sorting activation.h before what it needs.
 namespace generic {
-#include "cpu/activation.h"
 #include "cpu/simd_generic.h"
+
+#include "cpu/activation.h"
 LEPTON_CHECK_DRIVERS
 }  // namespace generic
 
 LEPTON_TARGET_BEGIN_AVX2
 namespace avx2 {
-#include "cpu/activation.h"
 #include "cpu/simd_avx2.h"
+
+#include "cpu/activation.h"
 LEPTON_CHECK_DRIVERS
 }  // namespace avx2
 LEPTON_TARGET_END
@@ -88,8 +91,9 @@ LEPTON_TARGET_END
 #ifdef LEPTON_CHECK_AVX512
 LEPTON_TARGET_BEGIN_AVX512
 namespace avx512 {
-#include "cpu/activation.h"
 #include "cpu/simd_avx512.h"
+
+#include "cpu/activation.h"
 LEPTON_CHECK_DRIVERS
 }  // namespace avx512
 LEPTON_TARGET_END
