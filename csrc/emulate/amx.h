@@ -53,6 +53,12 @@ constexpr int tile_number(const char (&token)[N]) {
   return N == 2 && token[0] >= '0' && token[0] <= '9' ? token[0] - '0' : -1;
 }
 
+template <int N>
+struct LiteralTile {
+  static_assert(N >= 0, "a tile's number must be a literal digit");
+  static constexpr int value = N;
+};
+
 inline Tile& use_tile(int t, const char* what) {
   if (t < 0 || t > 7) tile_fail(what, t, "there are tiles 0 to 7 only");
   if (!tiles_are_configured()) tile_fail(what, t, "no configuration is loaded (before _tile_loadconfig or after _tile_release)");
@@ -81,42 +87,9 @@ inline void configure_tiles(const TileConfig& c) {
   tile_state.config = c;
 }
 
-// gcc 12's _tile_loadconfig shows the compiler 8 of the 64 bytes, its _tile_loadd none of the bytes that it reads,
-// and neither clobbers memory: a kernel that fills a buffer and then loads it needs a barrier of its own. These
-// copies have exactly that shape, so that a forgotten barrier can show here too. AddressSanitizer, which does not
-// see inside assembly, gets a plain copy.
-__attribute__((always_inline)) inline void tile_loadconfig(const void* config) {
-  TileConfig copy;
-#if defined(__SANITIZE_ADDRESS__)
-  std::memcpy(&copy, config, sizeof copy);
-#else
-  const void* from;
-  void* to;
-  long count;
-  __asm__ volatile("leaq %4, %%rsi\n\trep movsb"
-                   : "=&S"(from), "=D"(to), "=c"(count), "=m"(copy)
-                   : "m"(*static_cast<const void* const*>(config)), "1"(&copy), "2"(64L));
-#endif
-  configure_tiles(copy);
-}
-__attribute__((always_inline)) inline void copy_tile_row(std::uint8_t (&row)[64], const void* from, long bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  std::memcpy(row, from, static_cast<std::size_t>(bytes));
-#else
-  void* to = row;
-  __asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(bytes), "+m"(row));
-#endif
-}
-
 inline void tile_storeconfig(void* config) { std::memcpy(config, &tile_state.config, sizeof(TileConfig)); }
 inline void tile_release() { std::memset(&tile_state, 0, sizeof tile_state); }
 
-__attribute__((always_inline)) inline void tile_load(int t, const void* base, long stride, const char* what) {
-  Tile& tile = use_tile(t, what);
-  std::memset(&tile, 0, sizeof tile);
-  for (int m = 0; m < tile_state.config.rows[t]; ++m)
-    copy_tile_row(tile.row[m], static_cast<const char*>(base) + m * stride, tile_state.config.colsb[t]);
-}
 inline void tile_store(int t, void* base, long stride) {
   const Tile& tile = use_tile(t, "_tile_stored");
   for (int m = 0; m < tile_state.config.rows[t]; ++m)
@@ -214,13 +187,49 @@ inline void tile_dot_floats(int c, int a, int b, float (*convert)(std::uint16_t)
 
 #pragma GCC pop_options
 
+// Always inlined, hence compiled for the baseline: that goes into any caller.
+namespace lepton_emulate {
+
+// gcc 12's _tile_loadconfig shows the compiler 8 of the 64 bytes, its _tile_loadd none of the bytes that it reads,
+// and neither clobbers memory: a kernel that fills a buffer and then loads it needs a barrier of its own. These
+// copies have exactly that shape, so that a forgotten barrier can show here too. AddressSanitizer, which does not
+// see inside assembly, gets a plain copy.
+__attribute__((always_inline)) inline void tile_loadconfig(const void* config) {
+  TileConfig copy;
+#if defined(__SANITIZE_ADDRESS__)
+  std::memcpy(&copy, config, sizeof copy);
+#else
+  const void* from;
+  void* to;
+  long count;
+  __asm__ volatile("leaq %4, %%rsi\n\trep movsb"
+                   : "=&S"(from), "=D"(to), "=c"(count), "=m"(copy)
+                   : "m"(*static_cast<const void* const*>(config)), "1"(&copy), "2"(64L));
+#endif
+  configure_tiles(copy);
+}
+__attribute__((always_inline)) inline void copy_tile_row(std::uint8_t (&row)[64], const void* from, long bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  std::memcpy(row, from, static_cast<std::size_t>(bytes));
+#else
+  void* to = row;
+  __asm__ volatile("rep movsb" : "+S"(from), "+D"(to), "+c"(bytes), "+m"(row));
+#endif
+}
+
+__attribute__((always_inline)) inline void tile_load(int t, const void* base, long stride, const char* what) {
+  Tile& tile = use_tile(t, what);
+  std::memset(&tile, 0, sizeof tile);
+  for (int m = 0; m < tile_state.config.rows[t]; ++m)
+    copy_tile_row(tile.row[m], static_cast<const char*>(base) + m * stride, tile_state.config.colsb[t]);
+}
+
+}  // namespace lepton_emulate
+
 // In two steps, like gcc's: an argument that is itself a macro is expanded before it becomes a token.
 #define LEPTON_EMULATE_TILE(TOKEN) LEPTON_EMULATE_TILE_TOKEN(#TOKEN)
-#define LEPTON_EMULATE_TILE_TOKEN(TEXT)                                                            \
-  ([] {                                                                                            \
-    static_assert(lepton_emulate::tile_number(TEXT) >= 0, "a tile's number must be a literal digit"); \
-    return lepton_emulate::tile_number(TEXT);                                                      \
-  }())
+#define LEPTON_EMULATE_TILE_TOKEN(TEXT) \
+  lepton_emulate::LiteralTile<lepton_emulate::tile_number(TEXT)>::value
 
 #undef _tile_loadconfig
 #define _tile_loadconfig lepton_emulate::tile_loadconfig

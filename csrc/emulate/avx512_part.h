@@ -70,7 +70,7 @@ static inline V insert(V v, const P& part, int which) {
 }
 #define LEPTON_EMULATE_PART(SUFFIX, NAME, V, P)                                                    \
   static inline P mm512_extract##NAME##_##SUFFIX(const V& a, int n) { return extract<P>(a, n); }   \
-  static inline V mm512_insert##NAME##_##SUFFIX(const V& a, const P& b, int n) { return insert(a, b, n); }
+  static inline V mm512_insert##NAME(const V& a, const P& b, int n) { return insert(a, b, n); }
 LEPTON_EMULATE_PART(epi32, i32x4, m512i, __m128i)
 LEPTON_EMULATE_PART(epi32, i32x8, m512i, __m256i)
 LEPTON_EMULATE_PART(epi64, i64x2, m512i, __m128i)
@@ -92,13 +92,20 @@ LEPTON_EMULATE_PART(pd, f64x4, m512d, __m256d)
 #define _mm512_extractf32x8_ps lepton_emulate::mm512_extractf32x8_ps
 #undef _mm512_extractf64x4_pd
 #define _mm512_extractf64x4_pd lepton_emulate::mm512_extractf64x4_pd
-#define _mm512_inserti32x4_epi32 lepton_emulate::mm512_inserti32x4_epi32
-#define _mm512_inserti32x8_epi32 lepton_emulate::mm512_inserti32x8_epi32
-#define _mm512_inserti64x2_epi64 lepton_emulate::mm512_inserti64x2_epi64
-#define _mm512_inserti64x4_epi64 lepton_emulate::mm512_inserti64x4_epi64
-#define _mm512_insertf32x4_ps lepton_emulate::mm512_insertf32x4_ps
-#define _mm512_insertf32x8_ps lepton_emulate::mm512_insertf32x8_ps
-#define _mm512_insertf64x4_pd lepton_emulate::mm512_insertf64x4_pd
+#undef _mm512_inserti32x4
+#define _mm512_inserti32x4 lepton_emulate::mm512_inserti32x4
+#undef _mm512_inserti32x8
+#define _mm512_inserti32x8 lepton_emulate::mm512_inserti32x8
+#undef _mm512_inserti64x2
+#define _mm512_inserti64x2 lepton_emulate::mm512_inserti64x2
+#undef _mm512_inserti64x4
+#define _mm512_inserti64x4 lepton_emulate::mm512_inserti64x4
+#undef _mm512_insertf32x4
+#define _mm512_insertf32x4 lepton_emulate::mm512_insertf32x4
+#undef _mm512_insertf32x8
+#define _mm512_insertf32x8 lepton_emulate::mm512_insertf32x8
+#undef _mm512_insertf64x4
+#define _mm512_insertf64x4 lepton_emulate::mm512_insertf64x4
 
 // Broadcasts of the lowest element (x.at[0]) or of a whole part.
 template <class V, class P>

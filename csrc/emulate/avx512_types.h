@@ -11,9 +11,6 @@
 #include <cstring>
 #include <type_traits>
 
-// Registers here are structs of 64-byte alignment, passed in memory: gcc's note on that ABI is of no interest.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 // The host needs AVX2, FMA and F16C, as the region of the kernels that call these functions does.
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
@@ -127,12 +124,24 @@ using mask_t = typename MaskFor<int(Bytes / sizeof(T))>::type;
 
 static inline bool bit(std::uint64_t k, int i) { return (k >> i) & 1; }
 
-// Lane by lane: yes where the mask has a one, no elsewhere. Merge- and zero-masking are both this.
+// The unsigned integer as wide as a lane.
+template <class T>
+using index_t = typename std::conditional<
+    sizeof(T) == 8, std::uint64_t,
+    typename std::conditional<sizeof(T) == 4, std::uint32_t,
+                              typename std::conditional<sizeof(T) == 2, std::uint16_t, std::uint8_t>::type>::type>::type;
+
+// Lane by lane: yes where the mask has a one, no elsewhere. Merge- and zero-masking are both this. On bits, without
+// a choice between two places in memory: gcc 12 at -O3 reorders the stores before such a load.
 template <class T, class V>
 static inline V select(std::uint64_t k, const V& yes, const V& no) {
-  const auto y = lanes<T>(yes);
-  auto r = lanes<T>(no);
-  for (int i = 0; i < r.size; ++i) r.at[i] = bit(k, i) ? y.at[i] : r.at[i];
+  using U = index_t<T>;
+  const auto y = lanes<U>(yes), n = lanes<U>(no);
+  Pack<U, y.size> r;
+  for (int i = 0; i < r.size; ++i) {
+    const U all = static_cast<U>(U(0) - U((k >> i) & 1));
+    r.at[i] = static_cast<U>(n.at[i] ^ ((n.at[i] ^ y.at[i]) & all));
+  }
   return join<V>(r);
 }
 
