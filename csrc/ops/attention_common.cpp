@@ -102,15 +102,23 @@ void set_options(AttentionCall& call, const char* op, const AttentionOptions& op
   Attention& p = call.p;
   p.scale = static_cast<float>(options.scale);
   p.softcap = static_cast<float>(options.softcap);
-  p.window_left = options.window_left;
-  p.window_right = options.window_right;
+  // Beyond any length, and far from overflow.
+  p.window_left = std::min<int64_t>(options.window_left, int64_t{1} << 40);
+  p.window_right = std::min<int64_t>(options.window_right, int64_t{1} << 40);
   p.bottom_right = options.bottom_right;
 }
 
 void set_per_head(AttentionCall& call, const char* op, const OptionalTensor& alibi_slopes,
                   const OptionalTensor& sinks, int64_t batch) {
   Attention& p = call.p;
+  const auto floating = [](const Tensor& tensor) {
+    return is_float(tensor.scalar_type()) || tensor.scalar_type() == ScalarType::Double;
+  };
   if (alibi_slopes) {
+    LEPTON_CHECK(alibi_slopes->scalar_type() == ScalarType::Float ||
+                     alibi_slopes->scalar_type() == ScalarType::Double,
+                 op, ": alibi_slopes must be float32 or float64, got ",
+                 name_of(alibi_slopes->scalar_type()));
     const bool per_batch = alibi_slopes->dim() == 2 && alibi_slopes->size(0) == batch;
     LEPTON_CHECK((alibi_slopes->dim() == 1 || per_batch) &&
                      alibi_slopes->size(alibi_slopes->dim() - 1) == p.heads,
@@ -120,6 +128,7 @@ void set_per_head(AttentionCall& call, const char* op, const OptionalTensor& ali
     p.alibi_batch = alibi_slopes->dim() == 2 ? p.heads : 0;
   }
   if (sinks) {
+    LEPTON_CHECK(floating(*sinks), op, ": sinks must be float, got ", name_of(sinks->scalar_type()));
     LEPTON_CHECK(sinks->dim() == 1 && sinks->size(0) == p.heads, op,
                  ": sinks must have shape (heads,), got ", tuple(sinks->sizes()));
     p.sinks = kept_floats(call, *sinks);
