@@ -31,7 +31,7 @@ def native_extensions() -> tuple[list, dict]:
         flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         link += ["-fsanitize=address,undefined"]
     if os.environ.get("LEPTON_EMULATE") == "1":
-        flags += ["-DLEPTON_EMULATE_ISA", "-O2"]
+        flags += ["-DLEPTON_EMULATE_ISA", "-Wno-psabi"]
     # Torch's headers are not ours: their warnings are not errors of this build.
     system = [f"-isystem{path}" for path in include_paths()]
     ops = CppExtension(
@@ -44,7 +44,7 @@ def native_extensions() -> tuple[list, dict]:
     )
     native = CppExtension(
         "lepton_kernels._native",
-        sources("native"),
+        [*sources("native"), "csrc/cpu/isa.cpp"],
         include_dirs=[str(Path("csrc").resolve()), pybind11.get_include()],
         extra_compile_args=flags,
         extra_link_args=link,

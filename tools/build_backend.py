@@ -1,4 +1,4 @@
-"""PEP 517 backend: setuptools, with torch as a build requirement only where native code is built."""
+"""PEP 517 backend: setuptools, plus torch as a requirement where native code is built."""
 
 import os
 from collections.abc import Mapping

@@ -116,8 +116,8 @@ inline F32 gelu_f32(F32 x) {
   const F32 sum = f32_fma(a, h, one);
   const F32 lost = f32_fma(a, h, f32_sub(one, sum));
   const F32 b = f32_div(half, sum);
-  const F32 fade = f32_sub(f32_set(0.95f), b);
-  const F32 excess = f32_fma(lost, fade, f32_fma(half, a, power));
+  const F32 fade = f32_sub(one, b);
+  const F32 excess = f32_fma(f32_mul(lost, fade), fade, f32_fma(half, a, power));
   F32 p = f32_set(0x1.dd258ap-6f);
   p = f32_fma(p, b, f32_set(-0x1.1dfb4p-3f));
   p = f32_fma(p, b, f32_set(0x1.078246p-2f));

@@ -23,23 +23,29 @@ static inline V permute2(const V& a, const I& index, const V& b) {
   std::memcpy(both, &a, sizeof(V));
   std::memcpy(both + n.size, &b, sizeof(V));
   Pack<T, n.size> r;
-  for (int i = 0; i < r.size; ++i) r.at[i] = both[static_cast<std::size_t>(n.at[i]) & (2 * r.size - 1)];
+  for (int i = 0; i < r.size; ++i)
+    r.at[i] = both[static_cast<std::size_t>(n.at[i]) & (2 * r.size - 1)];
   return join<V>(r);
 }
-#define LEPTON_EMULATE_PERMUTE(W, SUFFIX, V, I, T)                                                 \
-  static inline V W##_permutexvar_##SUFFIX(const I& index, const V& a) { return permute<T>(index, a); } \
-  LEPTON_EMULATE_MASKED2(W, permutexvar_##SUFFIX, V, T, const I&, const V&)                        \
-  static inline V W##_permutex2var_##SUFFIX(const V& a, const I& index, const V& b) {              \
-    return permute2<T>(a, index, b);                                                               \
-  }                                                                                                \
-  static inline V W##_mask_permutex2var_##SUFFIX(const V& a, mask_t<T, sizeof(V)> k, const I& index, const V& b) { \
-    return select<T>(k, permute2<T>(a, index, b), a);                                              \
-  }                                                                                                \
-  static inline V W##_mask2_permutex2var_##SUFFIX(const V& a, const I& index, mask_t<T, sizeof(V)> k, const V& b) { \
-    return select<T>(k, permute2<T>(a, index, b), bits<V>(index));                                 \
-  }                                                                                                \
-  static inline V W##_maskz_permutex2var_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a, const I& index, const V& b) { \
-    return select<T>(k, permute2<T>(a, index, b), zero<V>());                                      \
+#define LEPTON_EMULATE_PERMUTE(W, SUFFIX, V, I, T)                                      \
+  static inline V W##_permutexvar_##SUFFIX(const I& index, const V& a) {                \
+    return permute<T>(index, a);                                                        \
+  }                                                                                     \
+  LEPTON_EMULATE_MASKED2(W, permutexvar_##SUFFIX, V, T, const I&, const V&)             \
+  static inline V W##_permutex2var_##SUFFIX(const V& a, const I& index, const V& b) {   \
+    return permute2<T>(a, index, b);                                                    \
+  }                                                                                     \
+  static inline V W##_mask_permutex2var_##SUFFIX(const V& a, mask_t<T, sizeof(V)> k,    \
+                                                 const I& index, const V& b) {          \
+    return select<T>(k, permute2<T>(a, index, b), a);                                   \
+  }                                                                                     \
+  static inline V W##_mask2_permutex2var_##SUFFIX(const V& a, const I& index,           \
+                                                  mask_t<T, sizeof(V)> k, const V& b) { \
+    return select<T>(k, permute2<T>(a, index, b), bits<V>(index));                      \
+  }                                                                                     \
+  static inline V W##_maskz_permutex2var_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a,   \
+                                                  const I& index, const V& b) {         \
+    return select<T>(k, permute2<T>(a, index, b), zero<V>());                           \
   }
 LEPTON_EMULATE_PERMUTE(mm512, epi8, m512i, m512i, std::uint8_t)
 LEPTON_EMULATE_PERMUTE(mm512, epi16, m512i, m512i, std::uint16_t)
@@ -130,10 +136,18 @@ static inline V shuffle_parts(const V& a, const V& b, int imm) {
   r = insert(r, extract<__m128i>(b, imm >> 4), 2);
   return insert(r, extract<__m128i>(b, imm >> 6), 3);
 }
-static inline m512i mm512_shuffle_i32x4(const m512i& a, const m512i& b, int imm) { return shuffle_parts(a, b, imm); }
-static inline m512i mm512_shuffle_i64x2(const m512i& a, const m512i& b, int imm) { return shuffle_parts(a, b, imm); }
-static inline m512 mm512_shuffle_f32x4(const m512& a, const m512& b, int imm) { return shuffle_parts(a, b, imm); }
-static inline m512d mm512_shuffle_f64x2(const m512d& a, const m512d& b, int imm) { return shuffle_parts(a, b, imm); }
+static inline m512i mm512_shuffle_i32x4(const m512i& a, const m512i& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
+static inline m512i mm512_shuffle_i64x2(const m512i& a, const m512i& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
+static inline m512 mm512_shuffle_f32x4(const m512& a, const m512& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
+static inline m512d mm512_shuffle_f64x2(const m512d& a, const m512d& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
 #undef _mm512_shuffle_i32x4
 #define _mm512_shuffle_i32x4 lepton_emulate::mm512_shuffle_i32x4
 #undef _mm512_shuffle_i64x2
@@ -143,24 +157,26 @@ static inline m512d mm512_shuffle_f64x2(const m512d& a, const m512d& b, int imm)
 #undef _mm512_shuffle_f64x2
 #define _mm512_shuffle_f64x2 lepton_emulate::mm512_shuffle_f64x2
 
-// Within each part of P lanes: SOURCE is the lane, j its place in the part, base the part's first lane.
-#define LEPTON_EMULATE_INLANE(NAME, V, T, P, SOURCE)                                               \
-  static inline V mm512_##NAME(const V& a_, int imm) {                                             \
-    const auto a = lanes<T>(a_);                                                                   \
-    Pack<T, a.size> r;                                                                             \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const int j = i % (P), base = i - j;                                                         \
-      r.at[i] = a.at[base + (SOURCE)];                                                             \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
+// Within each part of P lanes: SOURCE is the lane, j its place in the part, base the part's first
+// lane.
+#define LEPTON_EMULATE_INLANE(NAME, V, T, P, SOURCE)   \
+  static inline V mm512_##NAME(const V& a_, int imm) { \
+    const auto a = lanes<T>(a_);                       \
+    Pack<T, a.size> r;                                 \
+    for (int i = 0; i < r.size; ++i) {                 \
+      const int j = i % (P), base = i - j;             \
+      r.at[i] = a.at[base + (SOURCE)];                 \
+    }                                                  \
+    return join<V>(r);                                 \
+  }                                                    \
   LEPTON_EMULATE_MASKED2(mm512, NAME, V, T, const V&, int)
 LEPTON_EMULATE_INLANE(shuffle_epi32, m512i, std::int32_t, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(permute_ps, m512, float, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(permutex_epi64, m512i, std::int64_t, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(permutex_pd, m512d, double, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(shufflelo_epi16, m512i, std::int16_t, 8, j < 4 ? (imm >> (2 * j)) & 3 : j)
-LEPTON_EMULATE_INLANE(shufflehi_epi16, m512i, std::int16_t, 8, j < 4 ? j : 4 + ((imm >> (2 * (j - 4))) & 3))
+LEPTON_EMULATE_INLANE(shufflehi_epi16, m512i, std::int16_t, 8,
+                      j < 4 ? j : 4 + ((imm >> (2 * (j - 4))) & 3))
 #undef _mm512_shuffle_epi32
 #define _mm512_shuffle_epi32 lepton_emulate::mm512_shuffle_epi32
 #undef _mm512_permute_ps
@@ -201,7 +217,8 @@ LEPTON_EMULATE_INLANE(shufflehi_epi16, m512i, std::int16_t, 8, j < 4 ? j : 4 + (
 static inline m512i mm512_shuffle_epi8(const m512i& a_, const m512i& index) {
   const auto a = lanes<std::uint8_t>(a_), n = lanes<std::uint8_t>(index);
   Pack<std::uint8_t, 64> r;
-  for (int i = 0; i < 64; ++i) r.at[i] = n.at[i] & 0x80 ? std::uint8_t(0) : a.at[(i & ~15) + (n.at[i] & 15)];
+  for (int i = 0; i < 64; ++i)
+    r.at[i] = n.at[i] & 0x80 ? std::uint8_t(0) : a.at[(i & ~15) + (n.at[i] & 15)];
   return join<m512i>(r);
 }
 LEPTON_EMULATE_MASKED2(mm512, shuffle_epi8, m512i, std::uint8_t, const m512i&, const m512i&)
@@ -209,21 +226,21 @@ LEPTON_EMULATE_MASKED2(mm512, shuffle_epi8, m512i, std::uint8_t, const m512i&, c
 #define _mm512_mask_shuffle_epi8 lepton_emulate::mm512_mask_shuffle_epi8
 #define _mm512_maskz_shuffle_epi8 lepton_emulate::mm512_maskz_shuffle_epi8
 // Unpack: lanes of a and b in turn, out of the lower or the upper half of every part.
-#define LEPTON_EMULATE_UNPACK_HALF(NAME, V, T, START)                                              \
-  static inline V mm512_##NAME(const V& a_, const V& b_) {                                         \
-    const auto a = lanes<T>(a_), b = lanes<T>(b_);                                                 \
-    constexpr int per = int(16 / sizeof(T));                                                       \
-    Pack<T, a.size> r;                                                                             \
-    for (int base = 0; base < a.size; base += per)                                                 \
-      for (int j = 0; j < per / 2; ++j) {                                                          \
-        r.at[base + 2 * j] = a.at[base + (START) + j];                                             \
-        r.at[base + 2 * j + 1] = b.at[base + (START) + j];                                         \
-      }                                                                                            \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
+#define LEPTON_EMULATE_UNPACK_HALF(NAME, V, T, START)      \
+  static inline V mm512_##NAME(const V& a_, const V& b_) { \
+    const auto a = lanes<T>(a_), b = lanes<T>(b_);         \
+    constexpr int per = int(16 / sizeof(T));               \
+    Pack<T, a.size> r;                                     \
+    for (int base = 0; base < a.size; base += per)         \
+      for (int j = 0; j < per / 2; ++j) {                  \
+        r.at[base + 2 * j] = a.at[base + (START) + j];     \
+        r.at[base + 2 * j + 1] = b.at[base + (START) + j]; \
+      }                                                    \
+    return join<V>(r);                                     \
+  }                                                        \
   LEPTON_EMULATE_MASKED2(mm512, NAME, V, T, const V&, const V&)
-#define LEPTON_EMULATE_UNPACK(SUFFIX, V, T)                                                        \
-  LEPTON_EMULATE_UNPACK_HALF(unpacklo_##SUFFIX, V, T, 0)                                           \
+#define LEPTON_EMULATE_UNPACK(SUFFIX, V, T)              \
+  LEPTON_EMULATE_UNPACK_HALF(unpacklo_##SUFFIX, V, T, 0) \
   LEPTON_EMULATE_UNPACK_HALF(unpackhi_##SUFFIX, V, T, per / 2)
 LEPTON_EMULATE_UNPACK(epi8, m512i, std::int8_t)
 LEPTON_EMULATE_UNPACK(epi16, m512i, std::int16_t)
@@ -290,16 +307,16 @@ static inline m512 mm512_shuffle_ps(const m512& a, const m512& b, int imm) {
 #define _mm512_shuffle_ps lepton_emulate::mm512_shuffle_ps
 
 // Saturating packs, part by part: lanes of a, then lanes of b.
-#define LEPTON_EMULATE_PACK(NAME, WIDE, NARROWED)                                                  \
-  static inline m512i mm512_##NAME(const m512i& a_, const m512i& b_) {                             \
-    const auto a = lanes<WIDE>(a_), b = lanes<WIDE>(b_);                                           \
-    Pack<NARROWED, 2 * a.size> r;                                                                  \
-    constexpr int n = int(16 / sizeof(WIDE));                                                      \
-    for (int i = 0; i < a.size; ++i) {                                                             \
-      r.at[i / n * 2 * n + i % n] = saturate<NARROWED>(a.at[i]);                                   \
-      r.at[i / n * 2 * n + n + i % n] = saturate<NARROWED>(b.at[i]);                               \
-    }                                                                                              \
-    return join<m512i>(r);                                                                         \
+#define LEPTON_EMULATE_PACK(NAME, WIDE, NARROWED)                      \
+  static inline m512i mm512_##NAME(const m512i& a_, const m512i& b_) { \
+    const auto a = lanes<WIDE>(a_), b = lanes<WIDE>(b_);               \
+    Pack<NARROWED, 2 * a.size> r;                                      \
+    constexpr int n = int(16 / sizeof(WIDE));                          \
+    for (int i = 0; i < a.size; ++i) {                                 \
+      r.at[i / n * 2 * n + i % n] = saturate<NARROWED>(a.at[i]);       \
+      r.at[i / n * 2 * n + n + i % n] = saturate<NARROWED>(b.at[i]);   \
+    }                                                                  \
+    return join<m512i>(r);                                             \
   }
 LEPTON_EMULATE_PACK(packs_epi16, std::int16_t, std::int8_t)
 LEPTON_EMULATE_PACK(packus_epi16, std::int16_t, std::uint8_t)
@@ -323,7 +340,9 @@ static inline m512i mm512_alignr_epi8(const m512i& a_, const m512i& b_, int coun
   }
   return join<m512i>(r);
 }
-static inline m512i mm512_bsrli_epi128(const m512i& a, int n) { return mm512_alignr_epi8(zero<m512i>(), a, n & 255); }
+static inline m512i mm512_bsrli_epi128(const m512i& a, int n) {
+  return mm512_alignr_epi8(zero<m512i>(), a, n & 255);
+}
 static inline m512i mm512_bslli_epi128(const m512i& a, int n) {
   return (n & 255) > 15 ? zero<m512i>() : mm512_alignr_epi8(a, zero<m512i>(), 16 - (n & 15));
 }
@@ -344,8 +363,12 @@ static inline m512i align_lanes(const m512i& a_, const m512i& b_, int count) {
   std::memcpy(&r, both + (count & (size - 1)), 64);
   return r;
 }
-static inline m512i mm512_alignr_epi32(const m512i& a, const m512i& b, int n) { return align_lanes<std::int32_t>(a, b, n); }
-static inline m512i mm512_alignr_epi64(const m512i& a, const m512i& b, int n) { return align_lanes<std::int64_t>(a, b, n); }
+static inline m512i mm512_alignr_epi32(const m512i& a, const m512i& b, int n) {
+  return align_lanes<std::int32_t>(a, b, n);
+}
+static inline m512i mm512_alignr_epi64(const m512i& a, const m512i& b, int n) {
+  return align_lanes<std::int64_t>(a, b, n);
+}
 #undef _mm512_alignr_epi32
 #define _mm512_alignr_epi32 lepton_emulate::mm512_alignr_epi32
 #undef _mm512_alignr_epi64

@@ -1,6 +1,9 @@
 // Python objects that keep state, free of torch. Each part registers itself in its own file.
 #include <pybind11/pybind11.h>
 
+#include "native/register.h"
+
 PYBIND11_MODULE(_native, module) {
   module.doc() = "Objects with state and measurements of this machine; operators live in _ops.";
+  lepton::ceilings::register_ceilings(module);
 }
