@@ -168,15 +168,22 @@ class Backward {
                 sizeof(float) * static_cast<size_t>((end - begin) * kLanes));
   }
 
+  // What is broadcast is summed in double first: those sums are long and nearly cancel.
   void add_bias_gradient(const Lanes& lanes, int64_t lo, int64_t hi, const float* grad_s) {
     const AttentionSequence& s = *t_.sequence;
-    float* base = p_.grad_bias + s.q_batch * p_.grad_bias_batch;
-    for (int r = 0; r < lanes.rows; ++r) {
+    const int64_t rows = p_.grad_bias_row ? 1 : lanes.rows;
+    const int64_t keys = p_.grad_bias_column ? 1 : hi - lo;
+    for (int64_t r = 0; r < lanes.rows; r += rows) {
       const int64_t row = lanes.row[r];
-      float* to = base + row_head(p_, t_, row) * p_.grad_bias_head +
+      float* to = p_.grad_bias + s.q_batch * p_.grad_bias_batch +
+                  row_head(p_, t_, row) * p_.grad_bias_head +
                   row_query(s, row) * p_.grad_bias_row + lo * p_.grad_bias_column;
-      for (int64_t j = 0; j < hi - lo; ++j) {
-        to[j * p_.grad_bias_column] += grad_s[j * kLanes + r];
+      for (int64_t j = 0; j < hi - lo; j += keys) {
+        double sum = 0.0;
+        for (int64_t k = j; k < j + keys; ++k) {
+          for (int64_t i = r; i < r + rows; ++i) sum += static_cast<double>(grad_s[k * kLanes + i]);
+        }
+        to[j * p_.grad_bias_column] += static_cast<float>(sum);
       }
     }
   }

@@ -4,23 +4,6 @@ import lepton_kernels as lk
 import pytest
 import torch
 
-ISAS = lk.info()["isa_present"] or ["reference"]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    if request.param == "reference":
-        yield request.param
-        return
-    with lk.force_isa(request.param):
-        yield request.param
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def ints(*values):
