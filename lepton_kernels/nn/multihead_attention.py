@@ -138,7 +138,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         batch, rows, columns = query.shape[0], query.shape[1], key.shape[1]
         if key_padding_mask is not None:
             if key_padding_mask.shape != (batch, columns):
-                shape_error(_OP, "key_padding_mask", f"({batch}, {columns})", key_padding_mask.shape)
+                shape_error(
+                    _OP, "key_padding_mask", f"({batch}, {columns})", key_padding_mask.shape
+                )
             key_padding_mask = key_padding_mask[:, None, None, :]
         if attn_mask is not None:
             if attn_mask.shape == (batch * self.num_heads, rows, columns):

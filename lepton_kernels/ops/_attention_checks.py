@@ -105,7 +105,9 @@ def check_heads(call: Call, heads: int, key_heads: int, value_heads: int) -> Non
         )
 
 
-def check_bias(call: Call, bias: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor) -> None:
+def check_bias(
+    call: Call, bias: torch.Tensor | None, shape: tuple[int, ...], like: torch.Tensor
+) -> None:
     """Errors for a mask that does not broadcast to (batch, heads, Lq, Lk)."""
     if bias is None:
         return
@@ -144,7 +146,11 @@ def check_per_head(
 
 
 def check_cu_seqlens(
-    op: str, name: str, cu_seqlens: torch.Tensor, like: torch.Tensor, total: int | torch.SymInt | None
+    op: str,
+    name: str,
+    cu_seqlens: torch.Tensor,
+    like: torch.Tensor,
+    total: int | torch.SymInt | None,
 ) -> None:
     """Errors for type, dtype and shape of cumulative lengths; `total` None skips their values."""
     check_tensor(op, name, cu_seqlens)
@@ -221,7 +227,9 @@ def check_attention(
         check_cu_seqlens(call.op, "cu_seqlens_k", cu_seqlens_k, query, columns if values else None)
         if cu_seqlens_q.shape != cu_seqlens_k.shape:
             shape_error(
-                call.op, "cu_seqlens_k", f"{tuple(cu_seqlens_q.shape)} like cu_seqlens_q",
+                call.op,
+                "cu_seqlens_k",
+                f"{tuple(cu_seqlens_q.shape)} like cu_seqlens_q",
                 cu_seqlens_k.shape,
             )
         sequences = cu_seqlens_q.shape[0] - 1

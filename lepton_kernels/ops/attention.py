@@ -285,5 +285,3 @@ def _mask_four_dims(
     if all(size == 1 for size in mask.shape[:folded]):
         return mask.flatten(0, folded - 1)
     return mask.expand(*lead[:folded], *mask.shape[folded:]).flatten(0, folded - 1)
-
-

@@ -207,9 +207,7 @@ def flash_attn_varlen_func(
         q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0),
         None, alibi_slopes, None, cu_seqlens_q, cu_seqlens_k, rng_state(dropout_p, q),
     )  # fmt: skip
-    out, lse = attention(
-        call, inputs, softmax_scale, causal, window_size, True, softcap, dropout_p
-    )
+    out, lse = attention(call, inputs, softmax_scale, causal, window_size, True, softcap, dropout_p)
     return _result(out[0], lse[0], return_attn_probs)
 
 

@@ -297,7 +297,9 @@ def attention_backward(
         q_, k_, v_, bias_, sinks_ = dense_backward(
             grad_out, grad_lse, x, out, lse, options, bias_grad
         )
-        assert q_ is not None and k_ is not None and v_ is not None
+        assert q_ is not None
+        assert k_ is not None
+        assert v_ is not None
         return (
             q_.to(query.dtype).contiguous(),
             k_.to(key.dtype).contiguous(),
@@ -305,7 +307,9 @@ def attention_backward(
             none if bias_ is None or bias is None else bias_.to(bias.dtype).contiguous(),
             none if sinks_ is None or sinks is None else sinks_.to(sinks.dtype),
         )
-    grads = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)]
+    grads = [
+        torch.zeros_like(t, memory_format=torch.contiguous_format) for t in (query, key, value)
+    ]
     total = None if sinks is None else torch.zeros_like(sinks, dtype=lse.dtype)
     for q, k, piece in _pieces(x, cu_seqlens_q, cu_seqlens_k):
         piece_lse = None if grad_lse is None else grad_lse[:, :, q]

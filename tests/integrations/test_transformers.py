@@ -3,9 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-import lepton_kernels as lk
 import pytest
 import torch
+
+import lepton_kernels as lk
 
 transformers = pytest.importorskip("transformers")
 NAME = lk.integrations.transformers.register()

@@ -1,8 +1,9 @@
 """lk.nn.MultiheadAttention against torch.nn.MultiheadAttention."""
 
-import lepton_kernels as lk
 import pytest
 import torch
+
+import lepton_kernels as lk
 
 OPTIONS = [
     {},
@@ -51,7 +52,9 @@ def test_values_and_gradients(options, which):
     for module in (ours, theirs):
         out, weights = module(*given, need_weights=False, **mask)
         assert weights is None
-        results.append((out, *torch.autograd.grad(out.square().sum(), [*inputs, *module.parameters()])))
+        results.append(
+            (out, *torch.autograd.grad(out.square().sum(), [*inputs, *module.parameters()]))
+        )
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=2e-5)
 
@@ -121,7 +124,9 @@ def test_messages():
     x = torch.randn(2, 5, 24)
     with pytest.raises(ValueError, match=r"attn_mask must have shape \(5, 5\) or \(6, 5, 5\), got"):
         ours(x, x, x, need_weights=False, attn_mask=torch.zeros(4, 5))
-    with pytest.raises(ValueError, match=r"key_padding_mask must have shape \(2, 5\), got \(5, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"key_padding_mask must have shape \(2, 5\), got \(5, 2\)"
+    ):
         ours(x, x, x, need_weights=False, key_padding_mask=torch.zeros(5, 2))
     with pytest.raises(ValueError, match="query must have shape"):
         ours(x[None], x, x, need_weights=False)

@@ -2,11 +2,11 @@
 
 import itertools
 
-import lepton_kernels as lk
 import pytest
 import torch
-from lepton_kernels.reference import attention as reference
 from torch.nn.functional import scaled_dot_product_attention as torch_attention
+
+import lepton_kernels as lk
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 # batch, heads, key heads, queries, keys, head dim, value dim
@@ -118,6 +118,7 @@ def straightforward(q, k, v, **options):
 
 
 def assert_near(got, low, exact, names):
+    q_times_k = exact[1].numel() * exact[3].shape[-2]
     for name, a, b, c in zip(names, got, low, exact, strict=True):
         seen = torch.isfinite(c)
         assert torch.equal(torch.isfinite(a), seen), name
@@ -126,6 +127,9 @@ def assert_near(got, low, exact, names):
         budget = 2 * torch.nan_to_num((b.double() - c)[seen]).abs().max()
         size = c[seen].abs().max()
         tiny = (2e-6 if a.dtype == torch.float32 else torch.finfo(a.dtype).eps) * size + 1e-7
+        if name == "attn_mask":
+            # Where the mask is broadcast, its gradient is a long sum whose terms nearly cancel.
+            tiny += 3e-7 * (max(q_times_k, a.numel()) / a.numel()) ** 0.5
         error = (a.double() - c)[seen].abs().max()
         assert error <= budget + tiny, f"{name}: {error:.2e} > {budget:.2e} + {tiny:.2e}"
 
@@ -152,7 +156,9 @@ def test_as_near_to_float64_as_torch(isa, shape, dtype, feature):
         names = names[:5]
     got = run(lepton, (q, k, v), options, (grad, grad_lse))
     # A row that sees nothing has lse -inf, whose gradient must not matter.
-    double = run(lepton, [t.double() for t in (q, k, v)], options, (grad.double(), grad_lse.double()))
+    double = run(
+        lepton, [t.double() for t in (q, k, v)], options, (grad.double(), grad_lse.double())
+    )
     low = run(straightforward, (q, k, v), options, (grad, grad_lse.to(dtype)))
     assert_near(got, low, double, names)
     assert got[0].dtype == dtype
@@ -227,7 +233,9 @@ def test_fully_masked_rows_give_zeros(isa):
         out, lse = lepton(q, k, v, attn_mask=attn_mask)
         assert (out[:, :, 7] == 0).all()
         assert (lse[:, :, 7] == -torch.inf).all()
-        grads = torch.autograd.grad((out, lse), (q, k, v), (torch.ones_like(out), torch.ones_like(lse)))
+        grads = torch.autograd.grad(
+            (out, lse), (q, k, v), (torch.ones_like(out), torch.ones_like(lse))
+        )
         assert all(torch.isfinite(g).all() for g in grads)
         assert (grads[0][:, :, 7] == 0).all()
 
@@ -291,7 +299,9 @@ def test_flash_attn_aligns_bottom_right(isa):
     out = lk.flash_attn_func(*flash, window_size=(2, 1))
     assert torch.allclose(out.transpose(1, 2), lepton(q, k, v, attn_mask=seen)[0], atol=1e-6)
     # More queries than keys: the first rows see nothing.
-    out = lk.flash_attn_func(flash[1], flash[0].mean(2, keepdim=True), flash[0][:, :, :1], causal=True)
+    out = lk.flash_attn_func(
+        flash[1], flash[0].mean(2, keepdim=True), flash[0][:, :, :1], causal=True
+    )
     assert (out[:, :7] == 0).all()
 
 
@@ -299,65 +309,15 @@ def test_packed_forms(isa):
     qkv = torch.randn(2, 9, 3, 4, 16)
     expected = lk.flash_attn_func(*qkv.unbind(2), causal=True)
     assert torch.equal(lk.flash_attn_qkvpacked_func(qkv, causal=True), expected)
-    assert torch.equal(lk.flash_attn_kvpacked_func(qkv[:, :, 0], qkv[:, :, 1:], 0.0, None, True), expected)
-
-
-def attend_dropped(shape, state, p, dtype, grad):
-    q, k, v = make(shape, dtype)
-    x = [t.transpose(1, 2) for t in (q, k, v)]
-    out, _ = torch.ops.lepton.attention_forward(
-        *x, None, None, None, None, None, state, 0.25, -1, -1, False, 0.0, p
+    assert torch.equal(
+        lk.flash_attn_kvpacked_func(qkv[:, :, 0], qkv[:, :, 1:], 0.0, None, True), expected
     )
-    return [out, *torch.autograd.grad(out, (q, k, v), grad)]
-
-
-@pytest.mark.parametrize("rows", [3, 130])
-def test_dropout_is_the_reference_mask(isa, rows):
-    shape, state = (2, 4, 2, rows, 75, 16, 16), torch.tensor([2**61 + 12345, 2**40 + 9])
-    grad = torch.randn(2, rows, 4, 16)
-    got = attend_dropped(shape, state, 0.3, torch.float32, grad)
-    with_reference = [t.double() for t in make(shape, torch.float32)]
-    inputs = [t.detach().requires_grad_() for t in with_reference]
-    out, _ = torch.ops.lepton_reference.attention_forward(
-        *(t.transpose(1, 2) for t in inputs), None, None, None, None, None, state,
-        0.25, -1, -1, False, 0.0, 0.3,
-    )  # fmt: skip
-    expected = [out, *torch.autograd.grad(out, inputs, grad.double())]
-    for a, b in zip(got, expected, strict=True):
-        assert torch.allclose(a.double(), b, atol=1e-5)
-
-
-def test_dropout_statistics_and_replay(isa):
-    keep = reference.dropout_keep(torch.tensor([1, 2]), 0.25, (2, 3, 100, 500))
-    assert abs(keep.double().mean() - 0.75) < 0.003
-    for dim in range(4):
-        other = [d for d in range(4) if d != dim]
-        assert (keep.double().mean(other) - 0.75).abs().max() < 0.09
-    again = reference.dropout_keep(torch.tensor([1, 3]), 0.25, (2, 3, 100, 500))
-    assert abs((keep == again).double().mean() - (0.75**2 + 0.25**2)) < 0.005
-    q = torch.randn(1, 2, 64, 16)
-    outs = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        outs.append(lk.scaled_dot_product_attention(q, q, q, dropout_p=0.5))
-    assert torch.equal(outs[0], outs[1])
-    assert not torch.equal(outs[0], outs[2])
-    ones = torch.ones(1, 2, 64, 64)
-    kept = lk.scaled_dot_product_attention(torch.zeros_like(ones), ones, ones, dropout_p=0.5)
-    assert abs(kept.mean() - 1) < 0.1
-
-
-def test_philox_known_answers():
-    # From the Random123 distribution: counter and key of zeros, and of ones.
-    zero, ones = torch.tensor(0), torch.tensor(0xFFFFFFFF)
-    words = reference.philox_words(0, (zero, zero, zero, zero))
-    assert [int(w) for w in words] == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
-    words = reference.philox_words(-1, (ones, ones, ones, ones))
-    assert [int(w) for w in words] == [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]
 
 
 def test_same_bits_every_time(isa):
-    for shape, dtype in itertools.product([(1, 1, 1, 700, 700, 64, 64), (2, 3, 3, 90, 90, 32, 32)], LOW[:2]):
+    for shape, dtype in itertools.product(
+        [(1, 1, 1, 700, 700, 64, 64), (2, 3, 3, 90, 90, 32, 32)], LOW[:2]
+    ):
         q, k, v = make(shape, dtype)
         grad = torch.randn(q.shape).to(dtype)
         first = None

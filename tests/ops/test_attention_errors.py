@@ -1,8 +1,9 @@
 """Every message of the attention functions, and opcheck of the ops."""
 
-import lepton_kernels as lk
 import pytest
 import torch
+
+import lepton_kernels as lk
 
 F32 = torch.float32
 
@@ -58,7 +59,9 @@ SDPA_CASES = [
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
-@pytest.mark.parametrize(("error", "message", "changed"), SDPA_CASES, ids=[c[1] for c in SDPA_CASES])
+@pytest.mark.parametrize(
+    ("error", "message", "changed"), SDPA_CASES, ids=[c[1] for c in SDPA_CASES]
+)
 def test_scaled_dot_product_attention_refuses(backend, error, message, changed):
     arguments = {"query": Q, "key": KV, "value": KV, "enable_gqa": True, **changed}
     with lk.force_backend(backend), pytest.raises(error, match=SDPA + message):
@@ -164,7 +167,12 @@ CACHE_CASES = [
     ("error", "message", "changed"), CACHE_CASES, ids=[c[1] for c in CACHE_CASES]
 )
 def test_kvcache_refuses(backend, error, message, changed):
-    arguments = {"q": t(3, 1, 4, 8), "k_cache": t(3, 10, 2, 8), "v_cache": t(3, 10, 2, 8), **changed}
+    arguments = {
+        "q": t(3, 1, 4, 8),
+        "k_cache": t(3, 10, 2, 8),
+        "v_cache": t(3, 10, 2, 8),
+        **changed,
+    }
     with lk.force_backend(backend), pytest.raises(error, match=CACHE + message):
         lk.flash_attn_with_kvcache(**arguments)
 
@@ -172,7 +180,7 @@ def test_kvcache_refuses(backend, error, message, changed):
 def test_packed_forms_refuse():
     with pytest.raises(
         ValueError,
-        match=r"flash_attn_qkvpacked_func: qkv must have shape \(batch, length, 3, heads, head_dim\)",
+        match=r"qkvpacked_func: qkv must have shape \(batch, length, 3, heads, head_dim\)",
     ):
         lk.flash_attn_qkvpacked_func(t(2, 9, 2, 4, 8))
     with pytest.raises(ValueError, match="flash_attn_varlen_kvpacked_func: kv must have shape"):
@@ -195,8 +203,8 @@ def test_the_op_itself_refuses_before_it_reads():
         torch.ops.lepton.attention_backward(
             t(1, 5, 2, 8), None, x, x, x, None, None, *none, x, t(1, 2, 6), *options, False
         )
+    double = x.double()
     with pytest.raises(RuntimeError, match="float64 has no CPU kernel"):
-        double = x.double()
         forward(double, double, double, None, None, None, None, None, None, *options)
 
 

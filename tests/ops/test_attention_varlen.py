@@ -1,9 +1,9 @@
 """flash_attn_varlen_func and flash_attn_with_kvcache: values, gradients, in-place append."""
 
-import lepton_kernels as lk
 import pytest
 import torch
 
+import lepton_kernels as lk
 
 
 def ints(*values):
@@ -110,7 +110,11 @@ def test_paged_and_plain_caches_agree(isa, rows, dtype):
     options = {"causal": True, "softcap": 5.0, "return_softmax_lse": True}
     out, lse = lk.flash_attn_with_kvcache(q, k, v, cache_seqlens=lengths, **options)
     for b, length in enumerate(lengths.tolist()):
-        piece = (q[b : b + 1].double(), k[b : b + 1, :length].double(), v[b : b + 1, :length].double())
+        piece = (
+            q[b : b + 1].double(),
+            k[b : b + 1, :length].double(),
+            v[b : b + 1, :length].double(),
+        )
         expected = lk.flash_attn_func(*piece, causal=True, softcap=5.0)
         tolerance = 1e-5 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
         assert torch.allclose(out[b].double(), expected[0], atol=tolerance)
@@ -136,7 +140,13 @@ def test_long_cache_is_split_over_threads(isa):
     k, v = torch.randn(1, 5000, 1, 64), torch.randn(1, 5000, 1, 64)
     sinks = torch.randn(4)
     out, lse = lk.flash_attn_with_kvcache(
-        q, k, v, cache_seqlens=4999, return_softmax_lse=True, sinks=sinks, alibi_slopes=torch.full((4,), 0.01)
+        q,
+        k,
+        v,
+        cache_seqlens=4999,
+        return_softmax_lse=True,
+        sinks=sinks,
+        alibi_slopes=torch.full((4,), 0.01),
     )
     with lk.force_backend("reference"):
         expected, expected_lse = lk.flash_attn_with_kvcache(
@@ -203,9 +213,7 @@ def test_rotary_of_queries_without_causal_uses_one_place(isa):
     angles = torch.rand(8, 4)
     k = torch.randn(1, 1, 1, 8)
     v_cache = torch.randn(1, 8, 1, 8)
-    got = lk.flash_attn_with_kvcache(
-        q, cache, v_cache, k, k, angles.cos(), angles.sin(), ints(5)
-    )
+    got = lk.flash_attn_with_kvcache(q, cache, v_cache, k, k, angles.cos(), angles.sin(), ints(5))
     turned = rotate(q, angles.cos(), angles.sin(), 5, True)
     expected = lk.flash_attn_func(turned, cache[:, :6], v_cache[:, :6])
     assert torch.allclose(got, expected, atol=1e-6)
@@ -250,7 +258,9 @@ def test_nothing_is_written_before_an_error():
     with pytest.raises(ValueError, match="cache_seqlens must be from 0 to 8, got 9 at 0"):
         lk.flash_attn_with_kvcache(q, cache, cache, new, new, cache_seqlens=ints(6))
     table = ints(0, 7).view(1, 2)
-    with pytest.raises(ValueError, match=r"block_table must point to pages 0 to 0, got 7 at \(0, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"block_table must point to pages 0 to 0, got 7 at \(0, 1\)"
+    ):
         lk.flash_attn_with_kvcache(
             q, cache, cache, new, new, cache_seqlens=ints(7), block_table=table
         )
@@ -275,12 +285,16 @@ def test_varlen_compiles_without_a_graph_break():
 def test_decoding_compiles_without_a_graph_break():
     @torch.compile(fullgraph=True, backend="aot_eager")
     def step(q, k_cache, v_cache, k, v, filled):
-        return lk.flash_attn_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens=filled, causal=True)
+        return lk.flash_attn_with_kvcache(
+            q, k_cache, v_cache, k, v, cache_seqlens=filled, causal=True
+        )
 
     q, new = torch.randn(2, 1, 4, 8), torch.randn(2, 1, 2, 8)
     caches = [torch.zeros(2, 16, 2, 8) for _ in range(4)]
     filled = ints(3, 5)
     got = step(q, *caches[:2], new, new, filled)
-    expected = lk.flash_attn_with_kvcache(q, *caches[2:], new, new, cache_seqlens=filled, causal=True)
+    expected = lk.flash_attn_with_kvcache(
+        q, *caches[2:], new, new, cache_seqlens=filled, causal=True
+    )
     assert torch.equal(got, expected)
     assert torch.equal(caches[0], caches[2])
