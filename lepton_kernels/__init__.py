@@ -51,4 +51,5 @@ __all__ = [
     "pack_int8_weight",
     "quantize_int8",
     "unpack_int8_weight",
+    "scaled_dot_product_attention",
 ]

@@ -60,7 +60,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             value (Tensor): likewise, with length S and vdim.
             key_padding_mask (Tensor, optional): (N, S) or (S,); True, or what is added, hides.
             need_weights (bool): return the weights, by torch's own path. Default: True.
-            attn_mask (Tensor, optional): (L, S) or (N * heads, L, S); True, or what is added, hides.
+            attn_mask (Tensor, optional): (L, S) or (N * heads, L, S); True, or a bias, hides.
             average_attn_weights (bool): as torch, with need_weights.
             is_causal (bool): with need_weights=False a mask of its own, and attn_mask is not
                 needed for it; else torch's hint.

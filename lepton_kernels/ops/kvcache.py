@@ -218,7 +218,8 @@ def flash_attn_with_kvcache(
         >>> cache = torch.zeros(2, 16, 1, 8)
         >>> new, filled = torch.randn(2, 1, 1, 8), torch.tensor([3, 5], dtype=torch.int32)
         >>> q = torch.randn(2, 1, 4, 8)
-        >>> lk.flash_attn_with_kvcache(q, cache, cache.clone(), new, new, cache_seqlens=filled).shape
+        >>> v = cache.clone()
+        >>> lk.flash_attn_with_kvcache(q, cache, v, new, new, cache_seqlens=filled).shape
         torch.Size([2, 1, 4, 8])
     """
     op = _CALL.op
