@@ -50,6 +50,6 @@ __all__ = [
     "nn",
     "pack_int8_weight",
     "quantize_int8",
-    "unpack_int8_weight",
     "scaled_dot_product_attention",
+    "unpack_int8_weight",
 ]
