@@ -11,9 +11,19 @@ from lepton_kernels import _backend
 from lepton_kernels._backend import force_backend, force_isa, info
 from lepton_kernels._library import NativeLibraryWarning
 from lepton_kernels._version import __version__
+from lepton_kernels.ops.attention import scaled_dot_product_attention
+from lepton_kernels.ops.flash_attn import (
+    flash_attn_func,
+    flash_attn_kvpacked_func,
+    flash_attn_qkvpacked_func,
+    flash_attn_varlen_func,
+    flash_attn_varlen_kvpacked_func,
+    flash_attn_varlen_qkvpacked_func,
+)
 from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack_int8_weight
 from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
+from lepton_kernels.ops.kvcache import flash_attn_with_kvcache
 from lepton_kernels.ops.quantize_int8 import quantize_int8
 
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
@@ -23,6 +33,13 @@ _backend.apply_environment()
 __all__ = [
     "NativeLibraryWarning",
     "__version__",
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+    "flash_attn_with_kvcache",
     "force_backend",
     "force_isa",
     "info",
@@ -33,5 +50,6 @@ __all__ = [
     "nn",
     "pack_int8_weight",
     "quantize_int8",
+    "scaled_dot_product_attention",
     "unpack_int8_weight",
 ]

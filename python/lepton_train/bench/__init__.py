@@ -13,7 +13,10 @@ from contextlib import ExitStack
 from lepton_train.bench import options as _options
 from lepton_train.bench.rows import Row, write_json
 
-FAMILIES = {"int8_linear": "lepton_train.bench.int8_linear"}
+FAMILIES = {
+    "attention": "lepton_train.bench.attention",
+    "int8_linear": "lepton_train.bench.int8_linear",
+}
 
 
 def run(
@@ -24,7 +27,7 @@ def run(
     Args:
         family: a name of `FAMILIES`.
         json_path: where to write the rows. Default: None (nowhere).
-        device: where to run; int8_linear runs on "cpu".
+        device: where to run; every family runs on "cpu".
         options: see `lepton bench FAMILY --help`.
 
     Returns:
