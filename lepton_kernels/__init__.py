@@ -15,6 +15,8 @@ from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack
 from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
 from lepton_kernels.ops.quantize_int8 import quantize_int8
+from lepton_kernels.ops.sparse_linear import sparse_linear
+from lepton_kernels.ops.sparse_weight import SparseWeight, pack_sparse, unpack_sparse
 
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
 
@@ -22,6 +24,7 @@ _backend.apply_environment()
 
 __all__ = [
     "NativeLibraryWarning",
+    "SparseWeight",
     "__version__",
     "force_backend",
     "force_isa",
@@ -32,6 +35,9 @@ __all__ = [
     "integrations",
     "nn",
     "pack_int8_weight",
+    "pack_sparse",
     "quantize_int8",
+    "sparse_linear",
     "unpack_int8_weight",
+    "unpack_sparse",
 ]
