@@ -10,8 +10,8 @@
     values      the kept values, strip after strip; then 64 bytes, so that a kernel may load past
                 the last value
 
-Each section begins at a multiple of 64. out_features is padded to a multiple of 16, in_features to
-a multiple of 64. The order inside a strip is [k / 4][row][k % 4] for int8, which is the order of
+Each section begins at a multiple of 64. out_features is padded to a multiple of 16, in_features
+to a multiple of 64. The order inside a strip is [k / 4][row][k % 4] for int8, which is the order of
 the packed int8 weight, and [k][row] for floats; a block is 16 rows x 4 input features in that order.
 """
 
@@ -203,7 +203,7 @@ def _pattern(packed: torch.Tensor, header: SparseHeader) -> torch.Tensor:
 
 
 def check_packed(op: str, packed: torch.Tensor) -> SparseHeader:
-    """Check header, offsets and pattern against each other: afterwards no kernel can read outside."""
+    """Check header, offsets and pattern against each other, so that no kernel reads outside."""
     header = read_header(op, packed)
     offsets = _read(packed, header.sections[2], header.strips + 1, torch.int64)
     counts = offsets[1:] - offsets[:-1]

@@ -7,6 +7,7 @@ print(report)
 
 from lepton_kernels import __version__
 from lepton_train.fuse import FusionReport, fuse_
+from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
@@ -14,6 +15,7 @@ from lepton_train.sensitivity import sensitivity
 
 __all__ = [
     "FusionReport",
+    "PackReport",
     "PruningReport",
     "PruningSchedule",
     "QuantizationReport",
@@ -21,6 +23,7 @@ __all__ = [
     "convert_",
     "fuse_",
     "make_permanent_",
+    "pack_",
     "prune_",
     "quantize_",
     "sensitivity",

@@ -116,6 +116,7 @@ class PruningReport:
         return {**asdict(self), "reached": self.reached}
 
     def __str__(self) -> str:
+        """A table, one line for each layer."""
         cells = [
             (r.name, f"{r.out_features} x {r.in_features}", r.action, f"{r.sparsity:.1%}", r.reason)
             for r in self.rows
@@ -260,7 +261,8 @@ def _choose(
         raise TypeError(f"{op}: model must be a torch.nn.Module, got {type(model).__name__}")
     included = as_patterns(op, "include", include)
     excluded = as_patterns(op, "exclude", exclude)
-    found = [(name or "(model)", x) for name, x in model.named_modules() if isinstance(x, nn.Linear)]
+    modules = model.named_modules()
+    found = [(name or "(model)", x) for name, x in modules if isinstance(x, nn.Linear)]
     names = [name for name, _ in found]
     if not found:
         raise ValueError(f"{op}: model {type(model).__name__} holds no torch.nn.Linear")

@@ -49,7 +49,8 @@ def test_residual_and_activation():
 def test_state_dict_is_canonical_and_loads(compare, layout, dtype):
     layer = lk.nn.SparseLinear.from_linear(pruned_linear(), layout, dtype)
     state = layer.state_dict()
-    wanted = {"values", "mask", "shape", "bias"} | ({"weight_scale"} if dtype == torch.int8 else set())
+    wanted = {"values", "mask", "shape", "bias"}
+    wanted |= {"weight_scale"} if dtype == torch.int8 else set()
     assert set(state) == wanted
     assert state["shape"].tolist() == [24, 40]
     assert state["values"].dtype == dtype
@@ -109,7 +110,8 @@ def test_fine_tuning_changes_values_and_never_zeros(layout, dtype):
     assert layer.values is None
     assert torch.equal(layer.weight.mask(), mask)
     assert not torch.equal(layer.weight.to_dense(), before)
-    torch.testing.assert_close(layer(x), trained, rtol=0.0, atol=1e-5 if dtype.is_floating_point else 0.1)
+    tolerance = 1e-5 if dtype.is_floating_point else 0.1
+    torch.testing.assert_close(layer(x), trained, rtol=0.0, atol=tolerance)
 
 
 def test_gradient_of_values_is_the_masked_dense_gradient():

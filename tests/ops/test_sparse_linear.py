@@ -58,7 +58,8 @@ def test_forward(implementation, compare, layout, dtype, rows):
 @pytest.mark.parametrize("layout", ["bitmask", "block"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
 @pytest.mark.parametrize(
-    "shape", [(0, 8, 8), (3, 0, 8), (3, 8, 0), (1, 1, 1), (63, 17, 123), (200, 300, 1000), (2, 16, 64)]
+    "shape",
+    [(0, 8, 8), (3, 0, 8), (3, 8, 0), (1, 1, 1), (63, 17, 123), (200, 300, 1000), (2, 16, 64)],
 )
 def test_odd_shapes(implementation, compare, layout, dtype, shape):
     m, n, k = shape
