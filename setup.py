@@ -13,7 +13,7 @@ from setuptools import setup
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 # No -ffast-math and no contraction: int8 results have the same bits on every ISA.
 NUMERICS = ["-ffp-contract=off", "-fno-math-errno"]
-COMMON = ["-O3", "-std=c++17", "-fvisibility=hidden", *WARNINGS, *NUMERICS]
+COMMON = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", *WARNINGS, *NUMERICS]
 TARGET_TORCH_2_10 = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 
 

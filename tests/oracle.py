@@ -121,8 +121,10 @@ def int8_linear(
         q, row_scale, zero = quantize_rows(rows, symmetric=True)
 
     scale = to_f32(weight_scale)
-    scale = np.broadcast_to(scale.reshape(-1, 1) if scale.ndim < 2 else scale,
-                            (out_features, scale.shape[1] if scale.ndim == 2 else 1))
+    scale = np.broadcast_to(
+        scale.reshape(-1, 1) if scale.ndim < 2 else scale,
+        (out_features, scale.shape[1] if scale.ndim == 2 else 1),
+    )
     groups = scale.shape[1]
     width = in_features // groups
     w = weight.numpy().astype(np.int64)

@@ -50,8 +50,8 @@ inline F32 expand_eight_floats(uint32_t mask, const uint8_t*& values) {
   const F32 next = load_float(values, dtype, 0, F32::width);
   values += __builtin_popcount(mask) * (dtype == DType::f32 ? 4 : 2);
   // The sign of an entry of 0x80 chooses zero.
-  const __m256i from = _mm256_cvtepi8_epi32(
-      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpand.low[mask])));
+  const __m256i from =
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpand.low[mask])));
   return {_mm256_blendv_ps(_mm256_permutevar8x32_ps(next.v, from), _mm256_setzero_ps(),
                            _mm256_castsi256_ps(from))};
 }
@@ -71,8 +71,7 @@ namespace {
 
 inline __m128i load_halves(const void* low, const void* high) {
   const __m128i first = _mm_loadl_epi64(static_cast<const __m128i*>(low));
-  return _mm_castpd_si128(
-      _mm_loadh_pd(_mm_castsi128_pd(first), static_cast<const double*>(high)));
+  return _mm_castpd_si128(_mm_loadh_pd(_mm_castsi128_pd(first), static_cast<const double*>(high)));
 }
 
 // The next 16 weights; moves the pointer on.
@@ -86,8 +85,8 @@ inline __m128i expand_sixteen(const uint8_t* pattern, const int8_t*& values) {
 
 inline __m256i expand_eight_rows(const uint8_t* pattern, const int8_t*& values) {
   const __m128i low = expand_sixteen(pattern, values);
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(low),
-                                 expand_sixteen(pattern + 2, values), 1);
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(low), expand_sixteen(pattern + 2, values),
+                                 1);
 }
 
 inline __m256i widened(const uint8_t* b) {
@@ -191,14 +190,10 @@ void expand_int8(const SparseLinear& p, int64_t strip, int8_t* tiles) {
 }  // namespace
 
 const SparseKernels kSparseAvx2 = {
-    "avx2",
-    &kInt8Avx2,
-    true,
-    int8_few<Avx2Tile>,
-    expand_int8,
-    run_panels<Int8BlockSource<Avx2Tile>>,
-    float_bitmask,
-    float_block,
+    "avx2",        &kInt8Avx2,
+    true,          int8_few<Avx2Tile>,
+    expand_int8,   run_panels<Int8BlockSource<Avx2Tile>>,
+    float_bitmask, float_block,
 };
 
 }  // namespace lepton

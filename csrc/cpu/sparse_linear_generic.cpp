@@ -77,7 +77,8 @@ struct GenericTile {
     for (int64_t k = 0; k < k_all; k += 4) {
       int8_t weights[64];
       expand_quad(pattern + 2 * k, values, weights);
-      for (int r = 0; r < rows; ++r) add_quad(a + r * p.dense.a_stride + k, weights, c + r * kStrip);
+      for (int r = 0; r < rows; ++r)
+        add_quad(a + r * p.dense.a_stride + k, weights, c + r * kStrip);
     }
   }
 };
@@ -92,14 +93,10 @@ void expand_int8(const SparseLinear& p, int64_t strip, int8_t* tiles) {
 }  // namespace
 
 const SparseKernels kSparseGeneric = {
-    "generic",
-    &kInt8Generic,
-    true,
-    int8_few<GenericTile>,
-    expand_int8,
-    run_panels<Int8BlockSource<GenericTile>>,
-    float_bitmask,
-    float_block,
+    "generic",     &kInt8Generic,
+    true,          int8_few<GenericTile>,
+    expand_int8,   run_panels<Int8BlockSource<GenericTile>>,
+    float_bitmask, float_block,
 };
 
 }  // namespace lepton

@@ -114,14 +114,10 @@ void expand_int8(const SparseLinear& p, int64_t strip, int8_t* tiles) {
 }  // namespace
 
 const SparseKernels kSparseVbmi2 = {
-    "vnni",
-    &kInt8Vnni,
-    false,
-    int8_few<Vbmi2Tile>,
-    expand_int8,
-    run_panels<Int8BlockSource<Vbmi2Tile>>,
-    float_bitmask,
-    float_block,
+    "vnni",        &kInt8Vnni,
+    false,         int8_few<Vbmi2Tile>,
+    expand_int8,   run_panels<Int8BlockSource<Vbmi2Tile>>,
+    float_bitmask, float_block,
 };
 
 }  // namespace lepton

@@ -43,7 +43,8 @@ double fp32_avx2(int64_t steps) {
       "jnz 1b\n"
       : "+r"(left)
       : "x"(a), "x"(b)
-      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13");
+      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+        "xmm12", "xmm13");
   return 2.0 * 8 * kChains * static_cast<double>(steps);
 }
 
@@ -88,7 +89,8 @@ double int8_avx2(int64_t steps) {
       "jnz 1b\n"
       : "+r"(left)
       : "x"(a), "x"(b)
-      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13");
+      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+        "xmm12", "xmm13");
   return 2.0 * 16 * kChains * static_cast<double>(steps);
 }
 

@@ -46,7 +46,8 @@ double fp32_avx512(int64_t steps) {
       "jnz 1b\n"
       : "+r"(left)
       : "x"(a), "x"(b)
-      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13");
+      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+        "xmm12", "xmm13");
   return 2.0 * 16 * kChains * static_cast<double>(steps);
 }
 
@@ -84,7 +85,8 @@ double int8_vnni(int64_t steps) {
       "jnz 1b\n"
       : "+r"(left)
       : "x"(a), "x"(b)
-      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13");
+      : "cc", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+        "xmm12", "xmm13");
   return 2.0 * 64 * kChains * static_cast<double>(steps);
 }
 

@@ -85,8 +85,8 @@ const SparseKernels& choose_sparse_kernels() {
 struct Plan {
   void (*prepare)(const Int8Quantize&, int64_t, int64_t);
   int64_t operand_bytes;
-  int64_t row_slack;      // zero rows that may be read behind the last one
-  int64_t task_bytes;     // scratch per task
+  int64_t row_slack;         // zero rows that may be read behind the last one
+  int64_t task_bytes;        // scratch per task
   const Int8Kernels* tiles;  // set: strips are expanded for these dense kernels
   int64_t strips_at_once;
 };
@@ -95,7 +95,8 @@ Plan make_plan(const SparseKernels& kernels, const SparseHeader& h, const Int8Ro
                int64_t m) {
   if (!h.is_int8()) return {kernels.rows->widen, 4, 0, kPanelBytes, nullptr, 0};
   if (h.is_block()) {
-    return {kernels.rows->quantize_operands, kernels.rows->operand_bytes, 0, kPanelBytes, nullptr, 0};
+    return {
+        kernels.rows->quantize_operands, kernels.rows->operand_bytes, 0, kPanelBytes, nullptr, 0};
   }
   if (m <= kFewInt8Rows) {
     if (kernels.few_takes_int8) return {kernels.rows->quantize, 1, 0, 0, nullptr, 0};
@@ -105,8 +106,12 @@ Plan make_plan(const SparseKernels& kernels, const SparseHeader& h, const Int8Ro
   // Half of a small L2 for the expanded weights.
   const int64_t strip_bytes = std::max<int64_t>(16 * layout.row_padded, 1);
   const int64_t strips = std::clamp<int64_t>((256 << 10) / strip_bytes, 1, 4);
-  return {dense.quantize_operands, dense.operand_bytes, dense.row_slack,
-          strips * strip_bytes, &dense, strips};
+  return {dense.quantize_operands,
+          dense.operand_bytes,
+          dense.row_slack,
+          strips * strip_bytes,
+          &dense,
+          strips};
 }
 
 void expand_and_multiply(const SparseKernels& kernels, const Plan& plan, const SparseLinear& p,
@@ -146,14 +151,16 @@ void run_sparse_linear(const SparseKernels& kernels, const SparseHeader& h, Int8
   int64_t stride = p.dense.layout.row_padded;
   if (stride * plan.operand_bytes % 512 == 0) stride += 64 / plan.operand_bytes;
   const int64_t row_bytes = stride * plan.operand_bytes;
-  const int64_t chunk = std::clamp<int64_t>(kOperandBytes / (row_bytes + 8), std::min<int64_t>(rows, 96), rows);
+  const int64_t chunk =
+      std::clamp<int64_t>(kOperandBytes / (row_bytes + 8), std::min<int64_t>(rows, 96), rows);
   const int64_t buffered = chunk + plan.row_slack;
 
   const int64_t strips = h.strips();
   const int64_t threads = torch::stable::get_num_threads();
   const bool small = chunk * h.count * (h.is_block() ? 64 : 1) < 8192;
   const int64_t across = small ? 1 : std::min(threads, strips);
-  const int64_t down = small ? 1 : std::clamp<int64_t>(threads / across, 1, std::max<int64_t>(chunk / 8, 1));
+  const int64_t down =
+      small ? 1 : std::clamp<int64_t>(threads / across, 1, std::max<int64_t>(chunk / 8, 1));
 
   const int64_t operands_at = round_up(buffered * 8, 64);
   const int64_t tasks_at = operands_at + round_up(buffered * row_bytes, 64);

@@ -9,8 +9,8 @@ enum class SparseLayout : int32_t { bitmask, n_of_m, block };
 
 // A product with a packed sparse weight; lepton_kernels/reference/sparse_weight.py describes it.
 struct SparseLinear {
-  Int8Linear dense;        // everything but the weight: `tiles` is unused, float values have no
-                           // weight_scale and no weight_sum
+  Int8Linear dense;  // everything but the weight: `tiles` is unused, float values have no
+                     // weight_scale and no weight_sum
   DType value_dtype;
   const int64_t* offsets;  // [strips + 1], in values or in blocks
   const uint8_t* pattern;  // bitmask: 2 bytes per strip and padded column; block: uint16 per block

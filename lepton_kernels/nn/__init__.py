@@ -1,6 +1,6 @@
 """Modules over the operators, drop-in for those of `torch.nn`."""
 
-from lepton_kernels.nn.int8_linear import Int8Linear
+from lepton_kernels.nn.int8_linear import Int8Linear, Int8LinearQAT
 from lepton_kernels.nn.sparse_linear import SparseLinear
 
-__all__ = ["Int8Linear", "SparseLinear"]
+__all__ = ["Int8Linear", "Int8LinearQAT", "SparseLinear"]

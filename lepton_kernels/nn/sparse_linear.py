@@ -35,8 +35,8 @@ class SparseLinear(nn.Module):
         input (..., in_features) -> output (..., out_features), of the same float dtype.
 
     State dict: `values` (kept,), row by row; `mask` uint8 (out_features, ceil(in_features / 8)),
-    bit i of byte j for input 8 j + i; `shape` int64 (2,); `weight_scale` float32 (out_features,) for
-    int8 values; `bias`. It loads into any SparseLinear of that shape with that kind of values.
+    bit i of byte j for input 8 j + i; `shape` int64 (2,); `weight_scale` float32 (out_features,)
+    for int8 values; `bias`. It loads into any SparseLinear of that shape with that kind of values.
 
     Example:
         >>> import torch, lepton_kernels as lk
@@ -134,9 +134,7 @@ class SparseLinear(nn.Module):
                 self._weight = SparseWeight(self.packed_weight)
             return self._weight
         dense = self._dense().detach()
-        return pack_sparse(
-            dense, self.layout, dtype=self.dtype, mask=self.kept, n=self.n, m=self.m
-        )
+        return pack_sparse(dense, self.layout, dtype=self.dtype, mask=self.kept, n=self.n, m=self.m)
 
     @property
     def sparsity(self) -> float:

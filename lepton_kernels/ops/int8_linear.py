@@ -259,7 +259,8 @@ def int8_linear(
         check_int8_linear(*arguments)
         check_int8_values(x, weight, weight_scale, x_scale, x_zero_point, out_scale, out_zero_point)
         if x.device.type == "cpu" and torch.float64 in (
-            out_dtype, *(t.dtype for t in (x, bias, residual) if t is not None)
+            out_dtype,
+            *(t.dtype for t in (x, bias, residual) if t is not None),
         ):
             raise NotImplementedError(
                 "int8_linear: float64 has no CPU kernel; supported: float32, bfloat16, float16 "

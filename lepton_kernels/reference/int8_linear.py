@@ -173,12 +173,11 @@ def int8_linear(
             quantized, row_scale, row_zero = quantize_int8(rows, True)
         centered = quantized.to(torch.float64) - row_zero[:, None].to(torch.float64)
         centered = centered.reshape(rows.shape[0], groups, width)
-        y = None
-        for g in range(groups):
-            exact = (centered[:, g] @ matrix[:, g].to(torch.float64).t()).to(torch.float32)
-            part = exact * scale[:, g]
-            y = part if y is None else y + part
-        assert y is not None
+        parts = [
+            (centered[:, g] @ matrix[:, g].to(torch.float64).t()).to(torch.float32) * scale[:, g]
+            for g in range(groups)
+        ]
+        y = sum(parts[1:], parts[0])
         y = y * row_scale[:, None]
 
     if bias is not None:
@@ -283,7 +282,9 @@ def int8_linear_backward(
         grad_x = torch.where(inside, grad_x, 0.0)
     weight_gradient = (grad.t() @ seen).reshape(out_features, groups, width)
     grad_scale = (weight_gradient * matrix.reshape(out_features, groups, width).to(work)).sum(-1)
-    grad_scale = grad_scale.sum() if weight_scale.dim() == 0 else grad_scale.reshape_as(weight_scale)
+    if weight_scale.dim() == 0:
+        grad_scale = grad_scale.sum()
+    grad_scale = grad_scale.reshape(weight_scale.shape)
     float_dtype = x.dtype if x.dtype.is_floating_point else torch.float32
     return (
         grad_x.reshape(x.shape).to(float_dtype),

@@ -11,8 +11,8 @@
                 the last value
 
 Each section begins at a multiple of 64. out_features is padded to a multiple of 16, in_features
-to a multiple of 64. The order inside a strip is [k / 4][row][k % 4] for int8, which is the order of
-the packed int8 weight, and [k][row] for floats; a block is 16 rows x 4 input features in that order.
+to a multiple of 64. The order inside a strip is [k / 4][row][k % 4] for int8, which is that of the
+packed int8 weight, and [k][row] for floats; a block is 16 rows x 4 input features in that order.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import lepton_kernels as lk
 import torch
 from torch import nn
 
+import lepton_kernels as lk
 from lepton_train.calibration import run_calibration
 from lepton_train.find import (
     FoundLinear,
@@ -86,7 +86,7 @@ class PackReport:
             )
             for row in self.rows
         ]
-        heads = ("layer", "out x in", "zeros", "decision", "ms", "ms after", "bytes", "after", "why")
+        heads = ("layer", "out x in", "zeros", "form", "ms", "ms after", "bytes", "after", "why")
         return f"{text_table(heads, cells)}\n{len(self.packed)} of {len(self.rows)} layers packed"
 
 
@@ -143,7 +143,9 @@ def pack_(
     names = [name for each in found for name in each.names]
     check_patterns(op, "include", included, names)
     check_patterns(op, "exclude", excluded, names)
-    reasons = {f.name: choice_reason(f, included, excluded) or obstacle(f) or _full(f) for f in found}
+    reasons = {
+        f.name: choice_reason(f, included, excluded) or obstacle(f) or _full(f) for f in found
+    }
     chosen = [f for f in found if reasons[f.name] is None]
     inputs = _inputs(model, chosen, example_inputs)
     report = PackReport()

@@ -228,9 +228,7 @@ def prune_(
     return report
 
 
-def _check(
-    sparsity: float, criterion: str, pattern: str, scope: str, n: int, m: int
-) -> None:
+def _check(sparsity: float, criterion: str, pattern: str, scope: str, n: int, m: int) -> None:
     op = "prune_"
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"{op}: sparsity must lie in [0, 1), got {sparsity}")

@@ -54,9 +54,7 @@ def scores_of(
     return scores
 
 
-def _wanda(
-    model: nn.Module, layers: Mapping[str, nn.Linear], data: Any
-) -> dict[str, torch.Tensor]:
+def _wanda(model: nn.Module, layers: Mapping[str, nn.Linear], data: Any) -> dict[str, torch.Tensor]:
     """|w| times the norm of the input it meets (Sun et al., 2023, arXiv 2306.11695)."""
     squares = {name: torch.zeros(layer.in_features) for name, layer in layers.items()}
 

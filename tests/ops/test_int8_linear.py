@@ -299,7 +299,9 @@ def test_compile_backward():
 
     expected = torch.autograd.grad(layer(x, scale), (x, scale))
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    for got, right in zip(torch.autograd.grad(compiled(x, scale), (x, scale)), expected, strict=True):
+    for got, right in zip(
+        torch.autograd.grad(compiled(x, scale), (x, scale)), expected, strict=True
+    ):
         assert torch.equal(got, right)
 
 

@@ -94,7 +94,9 @@ def test_strides(implementation, compare, left, right):
     check(compare, a, b)
 
 
-@given(m=st.integers(0, 40), k=st.integers(0, 200), n=st.integers(0, 70), seed=st.integers(0, 2**32))
+@given(
+    m=st.integers(0, 40), k=st.integers(0, 200), n=st.integers(0, 70), seed=st.integers(0, 2**32)
+)
 @settings(max_examples=60)
 def test_any_shape(m, k, n, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -86,7 +86,10 @@ def test_nan_and_infinity_propagate(implementation):
 
 def test_large_group_is_allowed(implementation):
     out = lk.int8_linear(
-        torch.ones(1, 65540), torch.ones(2, 65540, dtype=torch.int8), torch.ones(2), weight_only=True
+        torch.ones(1, 65540),
+        torch.ones(2, 65540, dtype=torch.int8),
+        torch.ones(2),
+        weight_only=True,
     )
     assert (out == 65540).all()
 

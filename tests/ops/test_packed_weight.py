@@ -89,7 +89,11 @@ def test_meta():
     ("call", "error", "message"),
     [
         (lambda: lk.pack_int8_weight("w"), TypeError, "weight must be a Tensor, got str"),
-        (lambda: lk.pack_int8_weight(torch.ones(2, 2)), TypeError, "weight must be int8, got float32"),
+        (
+            lambda: lk.pack_int8_weight(torch.ones(2, 2)),
+            TypeError,
+            "weight must be int8, got float32",
+        ),
         (
             lambda: lk.pack_int8_weight(random_weight(4)),
             ValueError,

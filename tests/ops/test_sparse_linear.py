@@ -98,12 +98,13 @@ def test_epilogue_int8(isa, compare, layout, activation, rows):
 def test_epilogue_float(isa, activation):
     x, weight, bias = torch.randn(9, 70), pruned(50, 70, 0.3, "bitmask"), torch.randn(50)
     residual = torch.randn(9, 50)
-    y = lk.sparse_linear(
-        x, lk.pack_sparse(weight), bias, residual=residual, activation=activation
-    )
+    y = lk.sparse_linear(x, lk.pack_sparse(weight), bias, residual=residual, activation=activation)
     with lk.force_backend("reference"):
         expected = lk.sparse_linear(
-            x.double(), lk.pack_sparse(weight), bias.double(), residual=residual.double(),
+            x.double(),
+            lk.pack_sparse(weight),
+            bias.double(),
+            residual=residual.double(),
             activation=activation,
         )
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)

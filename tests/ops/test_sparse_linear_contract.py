@@ -32,9 +32,7 @@ def test_gradients_are_those_of_the_dense_weight(cpu_backend, layout, activation
     x, bias = torch.randn(3, 4, 50), torch.randn(24)
     residual, grad = torch.randn(3, 4, 24), torch.randn(3, 4, 24)
     inputs = [t.clone().requires_grad_() for t in (x, bias, residual)]
-    y = lk.sparse_linear(
-        inputs[0], packed, inputs[1], residual=inputs[2], activation=activation
-    )
+    y = lk.sparse_linear(inputs[0], packed, inputs[1], residual=inputs[2], activation=activation)
     y.backward(grad)
     wide = [t.double().requires_grad_() for t in (x, bias, residual)]
     expected = activate(torch.nn.functional.linear(wide[0], dense, wide[1]), activation) + wide[2]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import lepton_train as lt
 import pytest
 import torch
+from lepton_train import pack as pack_module
+from lepton_train.timing import Timing
 from torch import nn
 
 import lepton_kernels as lk
-import lepton_train as lt
-from lepton_train import pack as pack_module
-from lepton_train.timing import Timing
 
 
 @pytest.fixture
