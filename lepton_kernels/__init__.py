@@ -1,4 +1,4 @@
-"""Fast kernels for PyTorch: int8 matrix products, on any CPU with the same bits.
+"""Fast kernels for PyTorch on any CPU: attention, int8 and sparse matrix products.
 
     import lepton_kernels as lk
     weight, scale = lk.quantize_int8(linear.weight)
@@ -25,6 +25,8 @@ from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
 from lepton_kernels.ops.kvcache import flash_attn_with_kvcache
 from lepton_kernels.ops.quantize_int8 import quantize_int8
+from lepton_kernels.ops.sparse_linear import sparse_linear
+from lepton_kernels.ops.sparse_weight import SparseWeight, pack_sparse, unpack_sparse
 
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
 
@@ -32,6 +34,7 @@ _backend.apply_environment()
 
 __all__ = [
     "NativeLibraryWarning",
+    "SparseWeight",
     "__version__",
     "flash_attn_func",
     "flash_attn_kvpacked_func",
@@ -49,7 +52,10 @@ __all__ = [
     "integrations",
     "nn",
     "pack_int8_weight",
+    "pack_sparse",
     "quantize_int8",
     "scaled_dot_product_attention",
+    "sparse_linear",
     "unpack_int8_weight",
+    "unpack_sparse",
 ]

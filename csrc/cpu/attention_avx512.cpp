@@ -39,8 +39,8 @@ constexpr int kBackwardRows = 64;
 namespace lepton {
 
 const AttentionKernels kAttentionAvx512 = {
-    "avx512", kLanes, kBlockRows, kLanes, kFewRows, forward_scratch, backward_scratch,
-    forward, decode, merge, backward, backward_bias, finish_row,
+    "avx512", kLanes, kBlockRows, kLanes,   kFewRows,      forward_scratch, backward_scratch,
+    forward,  decode, merge,      backward, backward_bias, finish_row,
 };
 
 }  // namespace lepton

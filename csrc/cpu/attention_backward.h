@@ -9,11 +9,15 @@ class Backward {
   static constexpr int kPanels = kRows / kLanes;
 
   Backward(const Attention& p, const AttentionTask& t, Arena arena)
-      : p_(p), t_(t), head_padded_(padded_to(p.head_dim, kLanes)),
-        value_padded_(padded_to(p.value_dim, kLanes)), scorer_(p, t, arena),
+      : p_(p),
+        t_(t),
+        head_padded_(padded_to(p.head_dim, kLanes)),
+        value_padded_(padded_to(p.value_dim, kLanes)),
+        scorer_(p, t, arena),
         q_rows_(arena.take<float>(kRows * head_padded_)),
         grad_rows_(arena.take<float>(kRows * value_padded_)),
-        q_(arena.take<float>(kRows * p.head_dim)), grad_(arena.take<float>(kRows * p.value_dim)),
+        q_(arena.take<float>(kRows * p.head_dim)),
+        grad_(arena.take<float>(kRows * p.value_dim)),
         grad_q_(arena.take<float>(kRows * p.head_dim)),
         keys_(arena.take<float>(kBlockKeys * p.head_dim)),
         values_(arena.take<float>(kBlockKeys * p.value_dim)),
@@ -21,8 +25,10 @@ class Backward {
         s_panels_(arena.take<float>(kPanels * kPanelSize)),
         slope_(arena.take<float>(p.softcap > 0.0f ? kPanelSize : 0)),
         row_(arena.take<float>(head_padded_ > value_padded_ ? head_padded_ : value_padded_)),
-        lse_(arena.take<float>(kRows)), delta_(arena.take<float>(kRows)),
-        lanes_(arena.take<Lanes>(kPanels)), used_(arena.used) {}
+        lse_(arena.take<float>(kRows)),
+        delta_(arena.take<float>(kRows)),
+        lanes_(arena.take<Lanes>(kPanels)),
+        used_(arena.used) {}
 
   int64_t scratch_bytes() const { return used_; }
 
@@ -124,8 +130,8 @@ class Backward {
     float* grad_s = s_panels_ + i * kPanelSize;
     const int64_t lo = lanes.any.lo > block ? lanes.any.lo : block;
     const int64_t hi = lanes.any.hi < block + count ? lanes.any.hi : block + count;
-    if (lo >= hi || !scorer_.scores(lanes, q_ + i * kLanes * p_.head_dim, keys_, block, lo, hi, prob,
-                                    p_.softcap > 0.0f ? slope_ : nullptr)) {
+    if (lo >= hi || !scorer_.scores(lanes, q_ + i * kLanes * p_.head_dim, keys_, block, lo, hi,
+                                    prob, p_.softcap > 0.0f ? slope_ : nullptr)) {
       clear(prob, 0, count);
       clear(grad_s, 0, count);
       return false;
@@ -176,8 +182,8 @@ class Backward {
     for (int64_t r = 0; r < lanes.rows; r += rows) {
       const int64_t row = lanes.row[r];
       float* to = p_.grad_bias + s.q_batch * p_.grad_bias_batch +
-                  row_head(p_, t_, row) * p_.grad_bias_head +
-                  row_query(s, row) * p_.grad_bias_row + lo * p_.grad_bias_column;
+                  row_head(p_, t_, row) * p_.grad_bias_head + row_query(s, row) * p_.grad_bias_row +
+                  lo * p_.grad_bias_column;
       for (int64_t j = 0; j < hi - lo; j += keys) {
         double sum = 0.0;
         for (int64_t k = j; k < j + keys; ++k) {

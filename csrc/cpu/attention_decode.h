@@ -10,11 +10,14 @@ template <DType dtype>
 class Decode {
  public:
   Decode(const Attention& p, const AttentionTask& t, Arena arena)
-      : p_(p), t_(t), rows_(static_cast<int>(t.row_end - t.row_begin)),
+      : p_(p),
+        t_(t),
+        rows_(static_cast<int>(t.row_end - t.row_begin)),
         q_(arena.take<float>(kFewRows * p.head_dim)),
         out_(arena.take<float>(kFewRows * p.value_dim)),
         scores_(arena.take<float>(kFewRows * kDecodeKeys)),
-        bias_(arena.take<float>(kDecodeKeys)), used_(arena.used) {}
+        bias_(arena.take<float>(kDecodeKeys)),
+        used_(arena.used) {}
 
   int64_t scratch_bytes() const { return used_; }
 
@@ -43,8 +46,8 @@ class Decode {
     const int64_t at = query_offset(p_, t_, p_.q_stride, t_.row_begin + r);
     const float scale = p_.softcap > 0.0f ? p_.scale / p_.softcap : p_.scale * kLog2E;
     with_dtype(p_.dtype, [&](auto q_dtype) {
-      widen_row<q_dtype()>(element(p_.q, q_dtype(), at), p_.head_dim, scale,
-                           q_ + r * p_.head_dim, p_.head_dim);
+      widen_row<q_dtype()>(element(p_.q, q_dtype(), at), p_.head_dim, scale, q_ + r * p_.head_dim,
+                           p_.head_dim);
     });
   }
 
@@ -113,7 +116,8 @@ class Decode {
     float* s = scores_ + r * kDecodeKeys;
     const int64_t row = t_.row_begin + r, head = row_head(p_, t_, row);
     if (dtype == DType::i8) {
-      for (int j = 0; j < count; ++j) s[j] *= p_.k_scale[key_offset(p_, t_, p_.k_scale_stride, first + j)];
+      for (int j = 0; j < count; ++j)
+        s[j] *= p_.k_scale[key_offset(p_, t_, p_.k_scale_stride, first + j)];
     }
     for (int j = count; j % F32::width != 0; ++j) s[j] = 0.0f;
     if (p_.softcap > 0.0f) {
@@ -131,7 +135,8 @@ class Decode {
       }
     }
     if (p_.bias) {
-      bias_row(p_, q.q_batch * p_.bias_batch + head * p_.bias_head + row_query(q, row) * p_.bias_row,
+      bias_row(p_,
+               q.q_batch * p_.bias_batch + head * p_.bias_head + row_query(q, row) * p_.bias_row,
                first, count, bias_);
       for (int j = 0; j < count; ++j) s[j] += bias_[j];
     }
@@ -156,7 +161,8 @@ class Decode {
       for (int64_t d = 0; d < p_.value_dim; ++d) out_[r * p_.value_dim + d] *= shrink;
     }
     if (dtype == DType::i8) {
-      for (int j = 0; j < count; ++j) s[j] *= p_.v_scale[key_offset(p_, t_, p_.v_scale_stride, first + j)];
+      for (int j = 0; j < count; ++j)
+        s[j] *= p_.v_scale[key_offset(p_, t_, p_.v_scale_stride, first + j)];
     }
   }
 

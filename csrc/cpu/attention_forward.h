@@ -17,23 +17,26 @@ inline float finish_softmax(const Attention& p, const AttentionTask& t, int64_t 
       most = top;
     }
   }
-  p.lse[lse_offset(p, t, row)] =
-      sum == 0.0f ? kMinusInfinity : (most + std::log2(sum)) * kLn2;
+  p.lse[lse_offset(p, t, row)] = sum == 0.0f ? kMinusInfinity : (most + std::log2(sum)) * kLn2;
   return weight;
 }
 
 class Forward {
  public:
   Forward(const Attention& p, const AttentionTask& t, Arena arena)
-      : p_(p), t_(t), scorer_(p, t, arena),
+      : p_(p),
+        t_(t),
+        scorer_(p, t, arena),
         q_(arena.take<float>(kBlockRows * p.head_dim)),
         out_(arena.take<float>(kBlockRows * p.value_dim)),
         keys_(arena.take<float>(kBlockKeys * p.head_dim)),
         values_(arena.take<float>(kBlockKeys * p.value_dim)),
         scores_(arena.take<float>(kBlockKeys * kLanes)),
         rows_(arena.take<float>(kLanes * (p.head_dim > p.value_dim ? p.head_dim : p.value_dim))),
-        most_(arena.take<float>(kBlockRows)), sum_(arena.take<float>(kBlockRows)),
-        lanes_(arena.take<Lanes>(kMaxPanels)), used_(arena.used) {}
+        most_(arena.take<float>(kBlockRows)),
+        sum_(arena.take<float>(kBlockRows)),
+        lanes_(arena.take<Lanes>(kMaxPanels)),
+        used_(arena.used) {}
 
   int64_t scratch_bytes() const { return used_; }
 
@@ -150,8 +153,8 @@ class Forward {
       }
       const float weight = finish_softmax(p_, t_, lanes.row[r], most, sum);
       const int64_t at = query_offset(p_, t_, p_.out_stride, lanes.row[r]);
-      narrow_row(rows_ + r * dim, dim, weight,
-                 const_cast<void*>(element(p_.out, p_.dtype, at)), p_.dtype);
+      narrow_row(rows_ + r * dim, dim, weight, const_cast<void*>(element(p_.out, p_.dtype, at)),
+                 p_.dtype);
     }
   }
 

@@ -17,8 +17,8 @@ struct Elements {
 
 // c[r][lane] (+)= sum over blocks and k of a(r, k) * b[k][lane], rows `ldb` and `ldc` apart.
 template <int rows, bool accumulate, bool row_is_dense>
-inline void tile(const Elements& e, int64_t blocks, int64_t k, const float* b, int64_t ldb, float* c,
-                 int64_t ldc) {
+inline void tile(const Elements& e, int64_t blocks, int64_t k, const float* b, int64_t ldb,
+                 float* c, int64_t ldc) {
   F32 sum[rows][kVectors];
   for (int r = 0; r < rows; ++r) {
     for (int v = 0; v < kVectors; ++v) {
@@ -57,7 +57,7 @@ inline void last_tile(int64_t left, const Elements& e, int64_t blocks, int64_t k
 
 template <bool accumulate, bool row_is_dense>
 [[gnu::noinline]] void multiply(int64_t rows, Elements e, int64_t blocks, int64_t k, const float* b,
-                     int64_t ldb, float* c, int64_t ldc) {
+                                int64_t ldb, float* c, int64_t ldc) {
   const int64_t step = row_is_dense ? 1 : e.row_stride;
   while (rows >= kTileRows) {
     tile<kTileRows, accumulate, row_is_dense>(e, blocks, k, b, ldb, c, ldc);

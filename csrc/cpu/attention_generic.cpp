@@ -32,8 +32,8 @@ constexpr int kBackwardRows = 64;
 namespace lepton {
 
 const AttentionKernels kAttentionGeneric = {
-    "generic", kLanes, kBlockRows, kLanes, kFewRows, forward_scratch, backward_scratch,
-    forward, decode, merge, backward, backward_bias, finish_row,
+    "generic", kLanes, kBlockRows, kLanes,   kFewRows,      forward_scratch, backward_scratch,
+    forward,   decode, merge,      backward, backward_bias, finish_row,
 };
 
 }  // namespace lepton

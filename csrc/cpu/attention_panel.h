@@ -92,14 +92,14 @@ inline void load_keys(const Attention& p, const AttentionTask& t, const void* ba
 
 // What a panel knows about its lanes. Lanes behind the last row repeat it.
 struct Lanes {
-  int64_t rows;                // that exist
-  KeyRange any, all;           // keys that some lane sees; keys that every lane sees
+  int64_t rows;       // that exist
+  KeyRange any, all;  // keys that some lane sees; keys that every lane sees
   bool same_bias;
   int64_t row[kLanes];
   int64_t lo[kLanes], hi[kLanes];
   int64_t bias[kLanes];
   float slope[kLanes];
-  float middle[kLanes];        // key at distance 0, for ALiBi
+  float middle[kLanes];  // key at distance 0, for ALiBi
   uint32_t query[kLanes], plane[kLanes];
 };
 
@@ -125,8 +125,7 @@ inline void describe(const Attention& p, const AttentionTask& t, int64_t first, 
     if (seen.hi < lanes.all.hi) lanes.all.hi = seen.hi;
     lanes.bias[i] = s.q_batch * p.bias_batch + head * p.bias_head + query * p.bias_row;
     lanes.same_bias = lanes.same_bias && lanes.bias[i] == lanes.bias[0];
-    lanes.slope[i] =
-        p.alibi ? -kLog2E * p.alibi[t.sequence_number * p.alibi_batch + head] : 0.0f;
+    lanes.slope[i] = p.alibi ? -kLog2E * p.alibi[t.sequence_number * p.alibi_batch + head] : 0.0f;
     lanes.middle[i] = static_cast<float>(query + (p.bottom_right ? s.k_len - s.q_len : 0));
     lanes.query[i] = static_cast<uint32_t>(query);
     lanes.plane[i] = static_cast<uint32_t>(t.sequence_number * p.heads + head);
@@ -141,7 +140,8 @@ inline F32 bias_vector(const Attention& p, int64_t at, int n) {
   }
   F32 x = f32_zero();
   with_dtype(p.bias_dtype, [&](auto dtype) {
-    x = n == F32::width ? load_as_float<dtype()>(p.bias, at) : load_as_float_n<dtype()>(p.bias, at, n);
+    x = n == F32::width ? load_as_float<dtype()>(p.bias, at)
+                        : load_as_float_n<dtype()>(p.bias, at, n);
   });
   const F32 lowest = f32_set(-3.402823466e38f);
   const F32 scaled = f32_max(lowest, f32_mul(x, f32_set(kLog2E)));
@@ -176,7 +176,9 @@ inline bool bias_row(const Attention& p, int64_t offset, int64_t first, int64_t 
 class Scorer {
  public:
   Scorer(const Attention& p, const AttentionTask& t, Arena& arena)
-      : p_(p), t_(t), rows_(arena.take<float>(p.bias ? kLanes * kBlockKeys : 0)),
+      : p_(p),
+        t_(t),
+        rows_(arena.take<float>(p.bias ? kLanes * kBlockKeys : 0)),
         bias_(arena.take<float>(p.bias ? kLanes * kBlockKeys : 0)) {}
 
   // The factor that queries carry.

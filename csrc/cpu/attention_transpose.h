@@ -28,8 +28,8 @@ inline void gather_column(const float* from, int64_t from_stride, int count, flo
   for (int i = 0; i < count; ++i, from += from_stride) to[i] = *from;
 }
 
-// to[c][r] = from[r][c]. Counters are int and the function is not inlined: gcc 12 otherwise warns of
-// iterations that no stride could reach.
+// to[c][r] = from[r][c]. Counters are int and the function is not inlined: gcc 12 otherwise warns
+// of iterations that no stride could reach.
 [[gnu::noinline]] void transpose(const float* from, int64_t from_stride, int64_t all_rows,
                                  int64_t all_columns, float* to, int64_t to_stride) {
   const int rows = static_cast<int>(all_rows), columns = static_cast<int>(all_columns);

@@ -24,8 +24,9 @@ constexpr const char* kCached = "attention_cached";
 // One int per sequence.
 std::vector<int64_t> read_ints(const char* name, const Tensor& tensor, int64_t count, int64_t low,
                                int64_t high) {
-  LEPTON_CHECK(tensor.scalar_type() == ScalarType::Int && tensor.dim() == 1 && tensor.size(0) == count,
-               kCached, ": ", name, " must be int32 of shape (", count, ",), got ", tuple(tensor.sizes()));
+  LEPTON_CHECK(
+      tensor.scalar_type() == ScalarType::Int && tensor.dim() == 1 && tensor.size(0) == count,
+      kCached, ": ", name, " must be int32 of shape (", count, ",), got ", tuple(tensor.sizes()));
   const Tensor dense = torch::stable::contiguous(tensor);
   const auto* values = static_cast<const int32_t*>(dense.const_data_ptr());
   for (int64_t i = 0; i < count; ++i) {
@@ -43,27 +44,31 @@ void set_scales(AttentionCall& call, const char* name, const OptionalTensor& sca
   LEPTON_CHECK(scale->scalar_type() == ScalarType::Float && scale->dim() == 3 &&
                    scale->size(0) == cache.size(0) && scale->size(1) == cache.size(1) &&
                    scale->size(2) == cache.size(2),
-               kCached, ": ", name, " must be float32 of the first three dimensions of its cache, got ",
+               kCached, ": ", name,
+               " must be float32 of the first three dimensions of its cache, got ",
                tuple(scale->sizes()));
   call.kept.push_back(*scale);
   *data = static_cast<const float*>(scale->const_data_ptr());
   *strides = head_strides(*scale);
 }
 
-std::tuple<Tensor, Tensor> attention_cached(
-    const Tensor& query, const Tensor& key, const Tensor& value, OptionalTensor cu_seqlens_q,
-    const Tensor& seqlens_k, OptionalTensor start_k, OptionalTensor batch_index,
-    OptionalTensor block_table, OptionalTensor key_scale, OptionalTensor value_scale,
-    OptionalTensor alibi_slopes, OptionalTensor sinks, double scale, int64_t window_left,
-    int64_t window_right, double softcap) {
+std::tuple<Tensor, Tensor> attention_cached(const Tensor& query, const Tensor& key,
+                                            const Tensor& value, OptionalTensor cu_seqlens_q,
+                                            const Tensor& seqlens_k, OptionalTensor start_k,
+                                            OptionalTensor batch_index, OptionalTensor block_table,
+                                            OptionalTensor key_scale, OptionalTensor value_scale,
+                                            OptionalTensor alibi_slopes, OptionalTensor sinks,
+                                            double scale, int64_t window_left, int64_t window_right,
+                                            double softcap) {
   check_heads(kCached, query, key, value);
   AttentionCall call;
   call.kept.reserve(8);
   Attention& p = call.p;
   set_query(call, kCached, query);
-  LEPTON_CHECK(key.scalar_type() == value.scalar_type() &&
-                   (key.scalar_type() == query.scalar_type() || key.scalar_type() == ScalarType::Char),
-               kCached, ": key and value must have the dtype of query, or int8");
+  LEPTON_CHECK(
+      key.scalar_type() == value.scalar_type() &&
+          (key.scalar_type() == query.scalar_type() || key.scalar_type() == ScalarType::Char),
+      kCached, ": key and value must have the dtype of query, or int8");
   const Tensor k = dense_heads(call, key), v = dense_heads(call, value);
   p.kv_dtype = kernel_dtype(kCached, "key", key.scalar_type());
   p.k = k.const_data_ptr();
@@ -98,8 +103,8 @@ std::tuple<Tensor, Tensor> attention_cached(
     p.page = key.size(1);
     capacity = p.page * table.size(1);
   } else {
-    LEPTON_CHECK(batch_index || key.size(0) == batch, kCached, ": key must have the batch size ", batch,
-                 " of query, got ", key.size(0));
+    LEPTON_CHECK(batch_index || key.size(0) == batch, kCached, ": key must have the batch size ",
+                 batch, " of query, got ", key.size(0));
   }
   const auto ends = read_ints("seqlens_k", seqlens_k, batch, 0, capacity);
   std::vector<int64_t> starts(static_cast<size_t>(batch), 0), indices;
@@ -117,8 +122,9 @@ std::tuple<Tensor, Tensor> attention_cached(
     if (block_table && s.k_len > 0) {
       for (int64_t j = s.k_begin / p.page; j <= (ends[i] - 1) / p.page; ++j) {
         const int32_t page = p.block_table[b * p.block_table_stride + j];
-        LEPTON_CHECK(page >= 0 && page < key.size(0), kCached, ": block_table must point to pages 0 to ",
-                     key.size(0) - 1, ", got ", page, " at (", b, ", ", j, ")");
+        LEPTON_CHECK(page >= 0 && page < key.size(0), kCached,
+                     ": block_table must point to pages 0 to ", key.size(0) - 1, ", got ", page,
+                     " at (", b, ", ", j, ")");
       }
     }
     call.sequences.push_back(s);

@@ -12,9 +12,11 @@ constexpr const char* kOp = "attention_backward";
 
 // Where gradients of keys and values are summed: one float32 row per key, head and share of rows.
 struct Shares {
-  int64_t count;       // shares of the rows of one sequence and key head
+  int64_t count;  // shares of the rows of one sequence and key head
   int64_t head_padded, value_padded;
-  int64_t floats(const AttentionSequence& s) const { return s.k_len * (head_padded + value_padded); }
+  int64_t floats(const AttentionSequence& s) const {
+    return s.k_len * (head_padded + value_padded);
+  }
 };
 
 struct GradientRows {
@@ -32,8 +34,8 @@ void* row_of(void* base, const HeadStrides& stride, DType dtype, const Attention
 
 // Keys [begin, end): sums of the shares, to the dtype of the tensors.
 void finish_keys(const AttentionCall& call, const AttentionKernels& kernels, const Shares& shares,
-                 const GradientRows& to, const AttentionSequence& s, int64_t head, const float* sums,
-                 int64_t begin, int64_t end) {
+                 const GradientRows& to, const AttentionSequence& s, int64_t head,
+                 const float* sums, int64_t begin, int64_t end) {
   const Attention& p = call.p;
   const int64_t stride = shares.floats(s);
   const float* values = sums + s.k_len * shares.head_padded;
@@ -51,7 +53,8 @@ void run_backward(AttentionCall& call, const GradientRows& to) {
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   Shares shares{1, (p.head_dim + kernels.padding - 1) / kernels.padding * kernels.padding,
                 (p.value_dim + kernels.padding - 1) / kernels.padding * kernels.padding};
-  const int64_t units = std::max<int64_t>(static_cast<int64_t>(call.sequences.size()) * p.kv_heads, 1);
+  const int64_t units =
+      std::max<int64_t>(static_cast<int64_t>(call.sequences.size()) * p.kv_heads, 1);
   // Few heads share the work of one by rows, each share with sums of its own.
   if (threads > 1 && units < 4 * threads) shares.count = (4 * threads + units - 1) / units;
   int64_t rows_most = 0, keys_most = 0;
@@ -99,14 +102,13 @@ void run_backward(AttentionCall& call, const GradientRows& to) {
       }
     }
   }
-  const int64_t own_floats =
-      shared ? 0 : keys_most * (shares.head_padded + shares.value_padded);
+  const int64_t own_floats = shared ? 0 : keys_most * (shares.head_padded + shares.value_padded);
   const int64_t scratch = round_up(kernels.backward_scratch(p), 64);
   run_tasks(tasks, scratch + 4 * own_floats, [&](const AttentionTask& given) {
     AttentionTask task = given;
     const AttentionSequence& s = *task.sequence;
-    float* own = shared ? task.grad_k
-                        : reinterpret_cast<float*>(static_cast<char*>(task.scratch) + scratch);
+    float* own =
+        shared ? task.grad_k : reinterpret_cast<float*>(static_cast<char*>(task.scratch) + scratch);
     std::memset(own, 0, static_cast<size_t>(4 * shares.floats(s)));
     task.grad_k = own;
     task.grad_v = own + s.k_len * shares.head_padded;
@@ -132,10 +134,10 @@ void run_backward(AttentionCall& call, const GradientRows& to) {
 void run_bias(AttentionCall& call, const Tensor& bias, Tensor& grad) {
   Attention& p = call.p;
   const AttentionKernels& kernels = choose_attention_kernels();
-  Tensor sums = grad.scalar_type() == ScalarType::Float
-                    ? grad
-                    : new_tensor({bias.size(0), bias.size(1), bias.size(2), bias.size(3)},
-                                 ScalarType::Float);
+  Tensor sums =
+      grad.scalar_type() == ScalarType::Float
+          ? grad
+          : new_tensor({bias.size(0), bias.size(1), bias.size(2), bias.size(3)}, ScalarType::Float);
   p.grad_bias = static_cast<float*>(sums.mutable_data_ptr());
   std::memset(p.grad_bias, 0, static_cast<size_t>(4 * sums.numel()));
   const auto stride = [&](int64_t d) { return sums.size(d) == 1 ? 0 : sums.stride(d); };

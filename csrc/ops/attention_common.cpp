@@ -22,7 +22,8 @@ void set_bias(AttentionCall& call, const char* op, const Tensor& bias, const Ten
   Attention& p = call.p;
   p.bias_is_mask = is_bool(bias);
   p.bias_dtype = p.bias_is_mask ? DType::i8 : kernel_dtype(op, "bias", bias.scalar_type());
-  LEPTON_CHECK(p.bias_is_mask || p.bias_dtype != DType::i8, op, ": bias must be bool or float, got int8");
+  LEPTON_CHECK(p.bias_is_mask || p.bias_dtype != DType::i8, op,
+               ": bias must be bool or float, got int8");
   p.bias = bias.const_data_ptr();
   p.bias_batch = stride(0);
   p.bias_head = stride(1);
@@ -128,7 +129,8 @@ void set_per_head(AttentionCall& call, const char* op, const OptionalTensor& ali
     p.alibi_batch = alibi_slopes->dim() == 2 ? p.heads : 0;
   }
   if (sinks) {
-    LEPTON_CHECK(floating(*sinks), op, ": sinks must be float, got ", name_of(sinks->scalar_type()));
+    LEPTON_CHECK(floating(*sinks), op, ": sinks must be float, got ",
+                 name_of(sinks->scalar_type()));
     LEPTON_CHECK(sinks->dim() == 1 && sinks->size(0) == p.heads, op,
                  ": sinks must have shape (heads,), got ", tuple(sinks->sizes()));
     p.sinks = kept_floats(call, *sinks);
@@ -160,8 +162,9 @@ AttentionCall attention_call(const char* op, const Tensor& query, const Tensor& 
                              const OptionalTensor& rng_state, const AttentionOptions& options) {
   check_heads(op, query, key, value);
   LEPTON_CHECK(key.size(0) == query.size(0), op, ": key must have the batch size of query");
-  LEPTON_CHECK(key.scalar_type() == query.scalar_type() && value.scalar_type() == query.scalar_type(),
-               op, ": key and value must have the dtype of query");
+  LEPTON_CHECK(
+      key.scalar_type() == query.scalar_type() && value.scalar_type() == query.scalar_type(), op,
+      ": key and value must have the dtype of query");
   AttentionCall call;
   call.kept.reserve(8);
   Attention& p = call.p;
@@ -198,8 +201,8 @@ AttentionCall attention_call(const char* op, const Tensor& query, const Tensor& 
   if (bias) set_bias(call, op, *bias, query, key.size(1));
   set_per_head(call, op, alibi_slopes, sinks, static_cast<int64_t>(call.sequences.size()));
   if (options.dropout_p > 0) {
-    LEPTON_CHECK(rng_state && rng_state->scalar_type() == ScalarType::Long && rng_state->numel() == 2 &&
-                     rng_state->is_contiguous(),
+    LEPTON_CHECK(rng_state && rng_state->scalar_type() == ScalarType::Long &&
+                     rng_state->numel() == 2 && rng_state->is_contiguous(),
                  op, ": rng_state must be int64 of shape (2,) when dropout_p is above 0");
     const auto* state = static_cast<const int64_t*>(rng_state->const_data_ptr());
     p.seed = static_cast<uint64_t>(state[0]);
@@ -221,8 +224,8 @@ void set_outputs(AttentionCall& call, const Tensor& out, const Tensor& lse) {
 }
 
 std::pair<Tensor, Tensor> new_outputs(AttentionCall& call, const Tensor& query, int64_t value_dim) {
-  Tensor out = new_tensor({query.size(0), query.size(1), query.size(2), value_dim},
-                          query.scalar_type());
+  Tensor out =
+      new_tensor({query.size(0), query.size(1), query.size(2), value_dim}, query.scalar_type());
   Tensor lse = new_tensor({query.size(0), query.size(2), query.size(1)}, ScalarType::Float);
   set_outputs(call, out, lse);
   if (call.covered_rows < call.all_rows) {
@@ -239,10 +242,10 @@ double score_count(const Attention& p, const AttentionTask& task) {
   const int64_t shift = p.bottom_right ? s.k_len - s.q_len : 0;
   const auto seen = [&](int64_t row) {
     const int64_t middle = row % std::max<int64_t>(s.q_len, 1) + shift;
-    const int64_t lo = p.window_left < 0 ? task.k_begin
-                                         : std::max(task.k_begin, middle - p.window_left);
-    const int64_t hi = p.window_right < 0 ? task.k_end
-                                          : std::min(task.k_end, middle + p.window_right + 1);
+    const int64_t lo =
+        p.window_left < 0 ? task.k_begin : std::max(task.k_begin, middle - p.window_left);
+    const int64_t hi =
+        p.window_right < 0 ? task.k_end : std::min(task.k_end, middle + p.window_right + 1);
     return static_cast<double>(std::max<int64_t>(hi - lo, 0));
   };
   const int64_t last = std::max(task.row_end - 1, task.row_begin);
@@ -297,7 +300,8 @@ void run_attention(AttentionCall& call) {
          blocks(rows_per_task) < 2 * threads) {
     rows_per_task /= 2;
   }
-  const int64_t blocks_wanted = 4 * threads, blocks_there = std::max<int64_t>(blocks(rows_per_task), 1);
+  const int64_t blocks_wanted = 4 * threads,
+                blocks_there = std::max<int64_t>(blocks(rows_per_task), 1);
   const int64_t shares = blocks_there >= blocks_wanted || threads == 1
                              ? 1
                              : (blocks_wanted + blocks_there - 1) / blocks_there;

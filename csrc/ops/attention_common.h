@@ -14,8 +14,8 @@ using OptionalTensor = std::optional<Tensor>;
 struct AttentionCall {
   Attention p{};
   std::vector<AttentionSequence> sequences;
-  std::vector<Tensor> kept;           // conversions that the pointers point into
-  int64_t covered_rows = 0;           // query rows that some sequence covers, of `all_rows`
+  std::vector<Tensor> kept;  // conversions that the pointers point into
+  int64_t covered_rows = 0;  // query rows that some sequence covers, of `all_rows`
   int64_t all_rows = 0;
 };
 

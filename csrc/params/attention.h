@@ -19,53 +19,53 @@ struct AttentionSequence {
 };
 
 struct Attention {
-  int64_t heads, kv_heads, group;   // group = heads / kv_heads
+  int64_t heads, kv_heads, group;  // group = heads / kv_heads
   int64_t head_dim, value_dim;
-  DType dtype;                      // query, output and gradients
+  DType dtype;  // query, output and gradients
   const void* q;
   HeadStrides q_stride;
-  DType kv_dtype;                   // dtype, or i8 with scales
+  DType kv_dtype;  // dtype, or i8 with scales
   const void* k;
   HeadStrides k_stride;
   const void* v;
   HeadStrides v_stride;
-  const float* k_scale;             // int8 cache: one per row and head
+  const float* k_scale;  // int8 cache: one per row and head
   const float* v_scale;
   HeadStrides k_scale_stride, v_scale_stride;
-  const int32_t* block_table;       // null: not paged
+  const int32_t* block_table;  // null: not paged
   int64_t block_table_stride;
-  int64_t page;                     // rows of a page; `batch` strides are between pages then
+  int64_t page;  // rows of a page; `batch` strides are between pages then
 
-  const void* bias;                 // null: none
-  bool bias_is_mask;                // bytes; 0 hides
+  const void* bias;   // null: none
+  bool bias_is_mask;  // bytes; 0 hides
   DType bias_dtype;
   int64_t bias_batch, bias_head, bias_row, bias_column;  // strides; 0 where it is broadcast
-  const float* alibi;               // null: none
-  int64_t alibi_batch;              // stride; slopes of a batch are contiguous
-  const float* sinks;               // null: none; one per head
+  const float* alibi;                                    // null: none
+  int64_t alibi_batch;                                   // stride; slopes of a batch are contiguous
+  const float* sinks;                                    // null: none; one per head
 
-  float scale, softcap;             // softcap 0: off
+  float scale, softcap;               // softcap 0: off
   int64_t window_left, window_right;  // -1: no limit
   bool bottom_right;
-  uint32_t dropout_below;           // random words below this drop; 0: no dropout
+  uint32_t dropout_below;  // random words below this drop; 0: no dropout
   float dropout_scale;
   uint64_t seed;
   uint32_t offset;
 
-  void* out;                        // dense (B, Lq, H, Dv)
+  void* out;  // dense (B, Lq, H, Dv)
   HeadStrides out_stride;
-  float* lse;                       // (B, H, Lq); row stride 1
+  float* lse;  // (B, H, Lq); row stride 1
   int64_t lse_batch, lse_head;
 
   // Backward only.
   const void* grad_out;
   HeadStrides grad_out_stride;
-  const float* grad_lse;            // null: zero
+  const float* grad_lse;  // null: zero
   HeadStrides grad_lse_stride;
-  float* delta;                     // as lse: rowsum(grad_out * out) - grad_lse
+  float* delta;  // as lse: rowsum(grad_out * out) - grad_lse
   void* grad_q;
   HeadStrides grad_q_stride;
-  float* grad_bias;                 // dense, of the shape of the bias
+  float* grad_bias;  // dense, of the shape of the bias
   int64_t grad_bias_batch, grad_bias_head, grad_bias_row, grad_bias_column;
 };
 
@@ -76,19 +76,19 @@ struct AttentionTask {
   int64_t sequence_number;
   int64_t kv_head;
   int64_t row_begin, row_end;
-  int64_t k_begin, k_end;           // keys to look at, within [0, k_len)
-  float* partial;                   // null: write the output; else (value_dim + 2) floats a row
-  float* grad_k;                    // backward: (k_len, padded head_dim), added to
-  float* grad_v;                    // backward: (k_len, padded value_dim), added to
-  void* scratch;                    // 64-byte aligned, of the kernel's size
+  int64_t k_begin, k_end;  // keys to look at, within [0, k_len)
+  float* partial;          // null: write the output; else (value_dim + 2) floats a row
+  float* grad_k;           // backward: (k_len, padded head_dim), added to
+  float* grad_v;           // backward: (k_len, padded value_dim), added to
+  void* scratch;           // 64-byte aligned, of the kernel's size
 };
 
 struct AttentionKernels {
   const char* isa;
-  int64_t lanes;                    // rows that one panel holds
-  int64_t block_rows;               // most rows that share a block of keys
-  int64_t padding;                  // rows of grad_k and grad_v are padded to a multiple of it
-  int64_t few_rows;                 // up to here `decode` is faster than `forward`
+  int64_t lanes;       // rows that one panel holds
+  int64_t block_rows;  // most rows that share a block of keys
+  int64_t padding;     // rows of grad_k and grad_v are padded to a multiple of it
+  int64_t few_rows;    // up to here `decode` is faster than `forward`
   int64_t (*forward_scratch)(const Attention&);
   int64_t (*backward_scratch)(const Attention&);
   void (*forward)(const Attention&, const AttentionTask&);

@@ -2,5 +2,6 @@
 
 from lepton_kernels.nn.int8_linear import Int8Linear, Int8LinearQAT
 from lepton_kernels.nn.multihead_attention import MultiheadAttention
+from lepton_kernels.nn.sparse_linear import SparseLinear
 
-__all__ = ["Int8Linear", "Int8LinearQAT", "MultiheadAttention"]
+__all__ = ["Int8Linear", "Int8LinearQAT", "MultiheadAttention", "SparseLinear"]

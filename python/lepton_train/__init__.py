@@ -7,16 +7,24 @@ print(report)
 
 from lepton_kernels import __version__
 from lepton_train.fuse import FusionReport, fuse_
+from lepton_train.pack import PackReport, pack_
+from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
 
 __all__ = [
     "FusionReport",
+    "PackReport",
+    "PruningReport",
+    "PruningSchedule",
     "QuantizationReport",
     "__version__",
     "convert_",
     "fuse_",
+    "make_permanent_",
+    "pack_",
+    "prune_",
     "quantize_",
     "sensitivity",
 ]

@@ -268,12 +268,11 @@ using wide = __int128;
 
 void integer_arithmetic() {
   BINARY(add_epi8, u8, a + b)
-  BINARY(add_epi16, u16, a + b) BINARY(add_epi32, u32, a + b) BINARY(add_epi64, u64, a + b) BINARY(
-      sub_epi8, u8, a - b) BINARY(sub_epi16, u16,
-                                  a - b) BINARY(sub_epi32, u32,
-                                                a - b) BINARY(sub_epi64, u64,
-                                                              a - b) BINARY(adds_epi8, i8,
-                                                                            clamp_to<i8>(a + b))
+  BINARY(add_epi16, u16, a + b)
+  BINARY(add_epi32, u32, a + b) BINARY(add_epi64, u64, a + b) BINARY(sub_epi8, u8, a - b) BINARY(
+      sub_epi16, u16, a - b) BINARY(sub_epi32, u32, a - b) BINARY(sub_epi64, u64,
+                                                                  a - b) BINARY(adds_epi8, i8,
+                                                                                clamp_to<i8>(a + b))
       BINARY(adds_epu8, u8, clamp_to<u8>(a + b)) BINARY(adds_epi16, i16, clamp_to<i16>(a + b)) BINARY(
           adds_epu16,
           u16,
@@ -386,18 +385,17 @@ void integer_arithmetic() {
 
 void shifts() {
   SHIFT(slli_epi16, u16, n < w ? u64{a} << n : 0)
-  SHIFT(slli_epi32, u32, n < w ? u64{a} << n : 0) SHIFT(slli_epi64, u64, n < w ? a << n : 0) SHIFT(
-      srli_epi16, u16, n < w ? u64{a} >> n : 0) SHIFT(srli_epi32, u32, n < w ? u64{a} >> n : 0)
-      SHIFT(srli_epi64, u64, n < w ? a >> n : 0) SHIFT(
-          srai_epi16, i16, i64{a} >> std::min(n, w - 1)) SHIFT(srai_epi32, i32,
-                                                               i64{a} >> std::min(n, w - 1))
-          SHIFT(srai_epi64, i64, a >> std::min(n, w - 1)) BINARY(
-              sllv_epi16, u16, b < 16 ? u64{a} << b : 0) BINARY(sllv_epi32, u32,
-                                                                b < 32 ? u64{a} << b : 0)
-              BINARY(sllv_epi64, u64, b < 64 ? a << b : 0) BINARY(
-                  srlv_epi16,
-                  u16,
-                  b < 16 ? u64{a} >> b : 0) BINARY(srlv_epi32, u32, b < 32 ? u64{a} >> b : 0)
+  SHIFT(slli_epi32, u32, n < w ? u64{a} << n : 0)
+  SHIFT(slli_epi64, u64, n < w ? a << n : 0) SHIFT(srli_epi16, u16, n < w ? u64{a} >> n : 0) SHIFT(
+      srli_epi32, u32, n < w ? u64{a} >> n : 0) SHIFT(srli_epi64, u64, n < w ? a >> n : 0)
+      SHIFT(srai_epi16, i16, i64{a} >> std::min(n, w - 1)) SHIFT(
+          srai_epi32, i32, i64{a} >> std::min(n, w - 1)) SHIFT(srai_epi64, i64,
+                                                               a >> std::min(n, w - 1))
+          BINARY(sllv_epi16, u16, b < 16 ? u64{a} << b : 0) BINARY(
+              sllv_epi32, u32, b < 32 ? u64{a} << b : 0) BINARY(sllv_epi64, u64,
+                                                                b < 64 ? a << b : 0)
+              BINARY(srlv_epi16, u16,
+                     b < 16 ? u64{a} >> b : 0) BINARY(srlv_epi32, u32, b < 32 ? u64{a} >> b : 0)
                   BINARY(srlv_epi64, u64, b < 64 ? a >> b : 0)
                       BINARY(srav_epi16, i16, i64{a} >> std::min<u64>(static_cast<u16>(b), 15))
                           BINARY(srav_epi32, i32, i64{a} >> std::min<u64>(static_cast<u32>(b), 31))
@@ -433,11 +431,12 @@ void shifts() {
 
 void comparisons_and_masks() {
   COMPARES(epi8, i8)
-  COMPARES(epu8, u8) COMPARES(epi16, i16) COMPARES(epu16, u16) COMPARES(epi32, i32) COMPARES(
-      epu32, u32) COMPARES(epi64, i64) COMPARE(test_epi8, u8, a & b) COMPARE(test_epi16, u16, a & b)
-      COMPARE(test_epi32, u32, a & b) COMPARE(test_epi64, u64, a & b)
-          COMPARE(testn_epi8, u8, !(a & b)) COMPARE(testn_epi16, u16, !(a & b)) COMPARE(
-              testn_epi32, u32, !(a & b)) COMPARE(testn_epi64, u64, !(a & b))
+  COMPARES(epu8, u8)
+  COMPARES(epi16, i16) COMPARES(epu16, u16) COMPARES(epi32, i32) COMPARES(epu32, u32)
+      COMPARES(epi64, i64) COMPARE(test_epi8, u8, a & b) COMPARE(test_epi16, u16, a & b) COMPARE(
+          test_epi32, u32, a & b) COMPARE(test_epi64, u64, a & b) COMPARE(testn_epi8, u8, !(a & b))
+          COMPARE(testn_epi16, u16, !(a & b)) COMPARE(testn_epi32, u32, !(a & b)) COMPARE(
+              testn_epi64, u64, !(a & b))
 #define PREDICATE(P)                                                                          \
   for (int round = 0; round < rounds; ++round) {                                              \
     const Lanes<float> x = floats(), y = next() % 3 ? floats() : x;                           \
@@ -502,10 +501,11 @@ void comparisons_and_masks() {
 
 void float_arithmetic() {
   AVX2_FLOAT2(add_ps)
-  AVX2_FLOAT2(sub_ps) AVX2_FLOAT2(mul_ps) AVX2_FLOAT2(div_ps) AVX2_FLOAT2(min_ps)
-      AVX2_FLOAT2(max_ps) AVX2_FLOAT2(and_ps) AVX2_FLOAT2(or_ps) AVX2_FLOAT2(xor_ps)
-          AVX2_FLOAT2(andnot_ps) AVX2_FLOAT2(unpacklo_ps) AVX2_FLOAT2(unpackhi_ps)
-              AVX2_FMA(fmadd_ps) AVX2_FMA(fmsub_ps) AVX2_FMA(fnmadd_ps)
+  AVX2_FLOAT2(sub_ps)
+  AVX2_FLOAT2(mul_ps) AVX2_FLOAT2(div_ps) AVX2_FLOAT2(min_ps) AVX2_FLOAT2(max_ps)
+      AVX2_FLOAT2(and_ps) AVX2_FLOAT2(or_ps) AVX2_FLOAT2(xor_ps) AVX2_FLOAT2(andnot_ps)
+          AVX2_FLOAT2(unpacklo_ps) AVX2_FLOAT2(unpackhi_ps) AVX2_FMA(fmadd_ps) AVX2_FMA(fmsub_ps)
+              AVX2_FMA(fnmadd_ps)
                   AVX2_FMA(fnmsub_ps) for (int round = 0; round < 20 * rounds; ++round) {
     const Lanes<float> x = floats(), y = floats();
     check(halves_are(_mm512_sqrt_ps(x), _mm256_sqrt_ps(x.low_ps()), _mm256_sqrt_ps(x.high_ps())),
@@ -739,9 +739,9 @@ void conversions() {
     return ok && memory[0] == kept && memory[n + 1] == kept;                                       \
   });
   NARROW(_mm512, , 16, 8)
-  NARROW(_mm512, , 32, 8) NARROW(_mm512, , 32, 16) NARROW(_mm512, , 64, 8) NARROW(_mm512, , 64, 16)
-      NARROW(_mm512, , 64, 32) NARROW(_mm256, .low(), 16, 8) NARROW(_mm256, .low(), 32, 8)
-          NARROW(_mm256, .low(), 32, 16)
+  NARROW(_mm512, , 32, 8)
+  NARROW(_mm512, , 32, 16) NARROW(_mm512, , 64, 8) NARROW(_mm512, , 64, 16) NARROW(_mm512, , 64, 32)
+      NARROW(_mm256, .low(), 16, 8) NARROW(_mm256, .low(), 32, 8) NARROW(_mm256, .low(), 32, 16)
 }
 
 void dot_products() {
@@ -909,7 +909,8 @@ struct PermuteOf;
     static __m512i high(__m512i a, __m512i b) { return _mm512_unpackhi_##SUFFIX(a, b); }          \
   };
 PERMUTE_OF(u8, epi8)
-PERMUTE_OF(u16, epi16) PERMUTE_OF(u32, epi32) PERMUTE_OF(u64, epi64)
+PERMUTE_OF(u16, epi16)
+PERMUTE_OF(u32, epi32) PERMUTE_OF(u64, epi64)
 
     template <class T>
     void permutes_of() {
@@ -953,9 +954,10 @@ void lane_moves() {
   permutes_of<u32>();
   permutes_of<u64>();
   AVX2_BINARY(shuffle_epi8, u8)
-  AVX2_BINARY(unpacklo_epi8, u8) AVX2_BINARY(unpackhi_epi16, u16) AVX2_BINARY(unpacklo_epi32, u32)
-      AVX2_BINARY(unpackhi_epi64, u64) AVX2_BINARY(packs_epi16, i16) AVX2_BINARY(packus_epi16, i16)
-          AVX2_BINARY(packs_epi32, i32) AVX2_BINARY(packus_epi32, i32)
+  AVX2_BINARY(unpacklo_epi8, u8)
+  AVX2_BINARY(unpackhi_epi16, u16) AVX2_BINARY(unpacklo_epi32, u32) AVX2_BINARY(unpackhi_epi64, u64)
+      AVX2_BINARY(packs_epi16, i16) AVX2_BINARY(packus_epi16, i16) AVX2_BINARY(packs_epi32, i32)
+          AVX2_BINARY(packus_epi32, i32)
 #define EVERY_IMMEDIATE(DO) DO(0) DO(1) DO(27) DO(0x4E) DO(0x93) DO(0xB1) DO(0xD8) DO(0xE4) DO(255)
 // _MM_PERM_ENUM is what the real _mm512_shuffle_epi32 takes.
 #define SHUFFLE32(N)                                                                       \

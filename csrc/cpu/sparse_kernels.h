@@ -1,0 +1,14 @@
+// The sparse kernels of each instruction set.
+#pragma once
+
+#include "params/sparse_linear.h"
+
+namespace lepton {
+
+extern const SparseKernels kSparseGeneric;
+#if defined(__x86_64__)
+extern const SparseKernels kSparseAvx2;
+extern const SparseKernels kSparseVbmi2;
+#endif
+
+}  // namespace lepton

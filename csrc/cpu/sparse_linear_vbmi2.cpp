@@ -1,0 +1,126 @@
+// Sparse kernels for AVX-512 with VNNI and VBMI2, whose vpexpandb spreads 64 bytes by a mask.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/int8_kernels.h"
+#include "cpu/intrinsics.h"
+#include "cpu/sparse_kernels.h"
+#include "cpu/target.h"
+
+#if defined(__x86_64__)
+
+LEPTON_TARGET_BEGIN_VBMI2
+#include "cpu/simd_avx512.h"
+
+#include "cpu/activation.h"
+
+#include "cpu/int8_quantize.h"
+
+#include "cpu/int8_epilogue.h"
+
+#include "cpu/sparse_panel.h"
+
+namespace {
+
+template <DType dtype>
+inline void expand_strip_column(uint32_t mask, const uint8_t*& values, F32* w) {
+  const F32 next = load_float(values, dtype, 0, F32::width);
+  values += __builtin_popcount(mask) * (dtype == DType::f32 ? 4 : 2);
+  w[0] = {_mm512_maskz_expand_ps(static_cast<__mmask16>(mask), next.v)};
+}
+
+}  // namespace
+
+#include "cpu/sparse_float.h"
+
+namespace lepton {
+namespace {
+
+// The next 64 weights; moves the pointer on. A plain load and the register form of vpexpandb: its
+// memory form is microcoded.
+inline __m512i expand_quad(const uint8_t* pattern, const int8_t*& values) {
+  uint64_t mask;
+  std::memcpy(&mask, pattern, sizeof mask);
+  const __m512i next = _mm512_loadu_si512(values);
+  values += __builtin_popcountll(mask);
+  return _mm512_maskz_expand_epi8(mask, next);
+}
+
+inline __m512i four_of_row(const uint8_t* a) {
+  int32_t quad;
+  std::memcpy(&quad, a, sizeof quad);
+  return _mm512_set1_epi32(quad);
+}
+
+struct Vbmi2Tile {
+  using operand = uint8_t;
+  static constexpr int32_t zero_shift = 128;
+  static constexpr int32_t few_zero_shift = 128;
+
+  template <int height>
+  static void rows(const uint8_t* a, int64_t a_stride, const BlockList& list, int64_t blocks,
+                   int32_t* c) {
+    __m512i sum[height];
+    for (int r = 0; r < height; ++r) sum[r] = _mm512_loadu_si512(c + r * kPanelColumns);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const __m512i w = _mm512_loadu_si512(list.values + b * 64);
+      const uint8_t* x = a + int64_t{list.index[b]} * 4;
+      for (int r = 0; r < height; ++r) {
+        sum[r] = _mm512_dpbusd_epi32(sum[r], four_of_row(x + r * a_stride), w);
+      }
+    }
+    for (int r = 0; r < height; ++r) _mm512_storeu_si512(c + r * kPanelColumns, sum[r]);
+  }
+
+  template <int rows>
+  static void few(const SparseLinear& p, int64_t m, int64_t strip, int32_t* c) {
+    const int64_t k_all = p.dense.layout.row_padded;
+    const uint8_t* pattern = p.pattern + strip * 2 * k_all;
+    const int8_t* values = static_cast<const int8_t*>(p.values) + p.offsets[strip];
+    const uint8_t* a = static_cast<const uint8_t*>(p.dense.a) + m * p.dense.a_stride;
+    // Four sums per row: one would wait for its own latency. k is a multiple of 64.
+    __m512i sum[rows][4];
+    for (int r = 0; r < rows; ++r) {
+      for (int u = 0; u < 4; ++u) sum[r][u] = _mm512_setzero_si512();
+    }
+    for (int64_t k = 0; k < k_all; k += 16) {
+      for (int u = 0; u < 4; ++u, pattern += 8) {
+        const __m512i w = expand_quad(pattern, values);
+        for (int r = 0; r < rows; ++r) {
+          const __m512i x = four_of_row(a + r * p.dense.a_stride + k + u * 4);
+          sum[r][u] = _mm512_dpbusd_epi32(sum[r][u], x, w);
+        }
+      }
+    }
+    for (int r = 0; r < rows; ++r) {
+      const __m512i low = _mm512_add_epi32(sum[r][0], sum[r][1]);
+      const __m512i high = _mm512_add_epi32(sum[r][2], sum[r][3]);
+      _mm512_storeu_si512(c + r * kStrip, _mm512_add_epi32(low, high));
+    }
+  }
+};
+
+void expand_int8(const SparseLinear& p, int64_t strip, int8_t* tiles) {
+  const int64_t k_all = p.dense.layout.row_padded;
+  const uint8_t* pattern = p.pattern + strip * 2 * k_all;
+  const int8_t* values = static_cast<const int8_t*>(p.values) + p.offsets[strip];
+  for (int64_t k = 0; k < k_all; k += 4, pattern += 8) {
+    _mm512_storeu_si512(tiles + k * kStrip, expand_quad(pattern, values));
+  }
+}
+
+}  // namespace
+
+const SparseKernels kSparseVbmi2 = {
+    "vnni",        &kInt8Vnni,
+    false,         int8_few<Vbmi2Tile>,
+    expand_int8,   run_panels<Int8BlockSource<Vbmi2Tile>>,
+    float_bitmask, float_block,
+};
+
+}  // namespace lepton
+LEPTON_TARGET_END
+
+#endif

@@ -1,0 +1,248 @@
+"""`pack_`: swap in the layers that measured faster on this machine, keep the rest dense."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import lepton_kernels as lk
+from lepton_train.calibration import run_calibration
+from lepton_train.find import (
+    FoundLinear,
+    Patterns,
+    as_patterns,
+    check_patterns,
+    choice_reason,
+    find_linears,
+    obstacle,
+)
+from lepton_train.prune import make_permanent_
+from lepton_train.report import kilobytes, text_table
+from lepton_train.timing import interleaved
+
+# Copies of a layer that together exceed the caches of a core, so that weights come from memory as
+# they do inside a model.
+_COLD_BYTES = 64 << 20
+_MOST_COPIES = 16
+_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.int8)
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """One linear layer in a `PackReport`: sizes, milliseconds, bytes, the decision and why."""
+
+    name: str
+    in_features: int
+    out_features: int
+    sparsity: float
+    rows: int = 0
+    decision: str = "dense"
+    reason: str = ""
+    ms_before: float | None = None
+    ms_after: float | None = None
+    bytes_before: int = 0
+    bytes_after: int = 0
+    measured_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class PackReport:
+    """What `pack_` measured and decided; `str()` gives a table.
+
+    Args:
+        rows (list of PackedRow): one for each linear layer.
+    """
+
+    rows: list[PackedRow] = field(default_factory=list)
+
+    @property
+    def packed(self) -> list[str]:
+        """Names of the layers that were swapped."""
+        return [row.name for row in self.rows if row.decision != "dense"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for JSON."""
+        return {"packed": len(self.packed), "rows": [asdict(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        """A table, one line for each layer."""
+        cells = [
+            (
+                row.name,
+                f"{row.out_features} x {row.in_features}",
+                f"{row.sparsity:.1%}",
+                row.decision,
+                "" if row.ms_before is None else f"{row.ms_before:.3f}",
+                "" if row.ms_after is None else f"{row.ms_after:.3f}",
+                kilobytes(row.bytes_before),
+                kilobytes(row.bytes_after),
+                row.reason,
+            )
+            for row in self.rows
+        ]
+        heads = ("layer", "out x in", "zeros", "form", "ms", "ms after", "bytes", "after", "why")
+        return f"{text_table(heads, cells)}\n{len(self.packed)} of {len(self.rows)} layers packed"
+
+
+def pack_(
+    model: nn.Module,
+    *,
+    example_inputs: Any,
+    dtype: torch.dtype | None = None,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    rounds: int = 15,
+) -> PackReport:
+    """Time dense and sparse forms of each pruned linear layer and keep the fastest; in place.
+
+    Every candidate runs on the input that the layer gets from `example_inputs`, with cold weights,
+    in turn with the others. A layer without any zero is not measured. Masks of `prune_` become
+    permanent first.
+
+    Args:
+        model (nn.Module): changed in place; put it in evaluation mode first.
+        example_inputs: one batch as the model will see it: the argument, a tuple or list of
+            arguments, or a mapping of keyword arguments. Its number of rows decides what is fast.
+        dtype (torch.dtype, optional): of the stored values; torch.int8 quantises weights and
+            activations of a packed layer. Default: None, dtype of the weight.
+        include (str or iterable, optional): glob patterns of layers to pack. Default: None (all).
+        exclude (str or iterable, optional): glob patterns of layers to leave. Default: None.
+        rounds (int): how often each candidate is timed. Default: 15.
+
+    Returns:
+        PackReport: per layer sparsity, milliseconds and bytes before and after, decision and why.
+
+    Raises:
+        TypeError: model is no nn.Module, or dtype is not supported.
+        ValueError: a pattern matches no layer, rounds is below 1, or the model is itself a layer or
+            holds none.
+
+    Example:
+        >>> import torch, lepton_train as lt
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64)).eval()
+        >>> report = lt.pack_(model, example_inputs=torch.randn(1, 64))
+        >>> report.rows[0].decision, report.rows[0].reason
+        ('dense', 'has no zeros')
+    """
+    op = "pack_"
+    if dtype not in _DTYPES:
+        raise TypeError(f"{op}: dtype must be float32, bfloat16, float16 or int8, got {dtype}")
+    if rounds < 1:
+        raise ValueError(f"{op}: rounds must be at least 1, got {rounds}")
+    included = as_patterns(op, "include", include)
+    excluded = as_patterns(op, "exclude", exclude)
+    if isinstance(model, nn.Module):
+        make_permanent_(model)
+    found = find_linears(op, model)
+    names = [name for each in found for name in each.names]
+    check_patterns(op, "include", included, names)
+    check_patterns(op, "exclude", excluded, names)
+    reasons = {
+        f.name: choice_reason(f, included, excluded) or obstacle(f) or _full(f) for f in found
+    }
+    chosen = [f for f in found if reasons[f.name] is None]
+    inputs = _inputs(model, chosen, example_inputs)
+    report = PackReport()
+    for each in found:
+        reason = reasons[each.name]
+        if reason is None and each.name not in inputs:
+            reason = "example_inputs never reach it"
+        if reason is not None:
+            report.rows.append(_row(each, reason=reason))
+            continue
+        report.rows.append(_decide(model, each, inputs[each.name], dtype, rounds))
+    return report
+
+
+def _full(found: FoundLinear) -> str | None:
+    return None if bool((found.module.weight == 0).any()) else "has no zeros"
+
+
+def _inputs(
+    model: nn.Module, chosen: list[FoundLinear], example_inputs: Any
+) -> dict[str, torch.Tensor]:
+    """The first input of each layer."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen.setdefault(name, args[0].detach().clone())
+
+        return hook
+
+    hooks = [f.module.register_forward_pre_hook(hook_for(f.name)) for f in chosen]
+    try:
+        run_calibration(model, [example_inputs])
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return seen
+
+
+def _row(found: FoundLinear, **rest: Any) -> PackedRow:
+    module = found.module
+    size = _bytes(module)
+    values = {"bytes_before": size, "bytes_after": size, **rest}
+    share = float((module.weight == 0).float().mean()) if module.weight.numel() else 0.0
+    return PackedRow(found.name, module.in_features, module.out_features, share, **values)
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+
+
+def _decide(
+    model: nn.Module,
+    found: FoundLinear,
+    x: torch.Tensor,
+    dtype: torch.dtype | None,
+    rounds: int,
+) -> PackedRow:
+    linear = found.module
+    candidates: dict[str, nn.Module] = {
+        "dense": linear,
+        "sparse bitmask": lk.nn.SparseLinear.from_linear(linear, "bitmask", dtype),
+        "sparse block": lk.nn.SparseLinear.from_linear(linear, "block", dtype),
+    }
+    if dtype == torch.int8:
+        candidates["int8"] = lk.nn.Int8Linear.from_linear(linear)
+    with torch.inference_mode():
+        times = interleaved(
+            {name: _cold(module, x) for name, module in candidates.items()}, rounds=rounds
+        )
+    measured = {name: timing.median_ms for name, timing in times.items()}
+    best = min(measured, key=lambda name: measured[name])
+    if best == "dense":
+        reason = "no other form measured faster"
+    else:
+        reason = f"{measured['dense'] / measured[best]:.2f} times as fast"
+        _swap(model, found, candidates[best])
+    return _row(
+        found,
+        rows=x.shape[:-1].numel(),
+        decision=best,
+        reason=reason,
+        ms_before=measured["dense"],
+        ms_after=measured[best],
+        bytes_after=_bytes(candidates[best]),
+        measured_ms=measured,
+    )
+
+
+def _cold(module: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
+    """Calls copies of the module in turn."""
+    count = min(max(_COLD_BYTES // max(_bytes(module), 1), 1), _MOST_COPIES)
+    copies = itertools.cycle([module, *(copy.deepcopy(module) for _ in range(count))])
+    return lambda: next(copies)(x)
+
+
+def _swap(model: nn.Module, found: FoundLinear, module: nn.Module) -> None:
+    for name in found.names:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, module)
