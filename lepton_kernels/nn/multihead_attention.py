@@ -99,7 +99,9 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         mask = self._mask(query, key, key_padding_mask, attn_mask)
         k, v, mask = self._with_extra_keys(k, v, mask)
         out = scaled_dot_product_attention(
-            *(self._heads(x) for x in (q, k, v)),
+            self._heads(q),
+            self._heads(k),
+            self._heads(v),
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=is_causal and (attn_mask is None),

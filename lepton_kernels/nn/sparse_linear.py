@@ -49,6 +49,9 @@ class SparseLinear(nn.Module):
 
     packed_weight: torch.Tensor
 
+    values: nn.Parameter | None
+    kept: torch.Tensor | None
+
     def __init__(
         self,
         in_features: int,
@@ -144,6 +147,7 @@ class SparseLinear(nn.Module):
     def _dense(self) -> torch.Tensor:
         assert self.values is not None
         zeros = self.values.new_zeros(self.out_features, self.in_features)
+        assert self.kept is not None
         return zeros.masked_scatter(self.kept, self.values)
 
     def fine_tune(self) -> SparseLinear:
@@ -199,6 +203,7 @@ class SparseLinear(nn.Module):
             if scale is not None:
                 destination[prefix + "weight_scale"] = scale
         else:
+            assert self.kept is not None
             kept = self.kept
         destination[prefix + "mask"] = pack_bits(kept)
         destination[prefix + "shape"] = torch.tensor([self.out_features, self.in_features])

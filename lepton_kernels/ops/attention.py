@@ -152,11 +152,11 @@ def attention(
             softcap,
             dropout_p,
         )
-        arguments = (*tensors, *options)
+        arguments: tuple[Any, ...] = (*tensors, *options)
         if query.dtype == torch.float64:
             out: tuple[torch.Tensor, torch.Tensor] = _forward_reference(*arguments)
             return out
-        return _forward(tensors, *options)  # type: ignore[no-any-return]
+        return _forward(tensors, *options)
     except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError):
         # The exact error is worked out here, so that a good call does not pay for its checks.
         for name, tensor in zip((call.query, call.key, call.value), tensors[:3], strict=True):

@@ -81,8 +81,8 @@ def cached_attention(
     )  # fmt: skip
     try:
         if q.dtype == torch.float64:
-            return _cached_reference(*tensors, *options)  # type: ignore[no-any-return]
-        return _cached(tensors, *options)  # type: ignore[no-any-return]
+            return _cached_reference(*tensors, *options)
+        return _cached(tensors, *options)
     except (RuntimeError, TypeError, ValueError):
         # The exact error is worked out here, so that a good call does not pay for its checks.
         check_options(op, (left, right), softcap, 0.0, options[0])

@@ -73,7 +73,7 @@ class SparseWeight:
         self.layout = LAYOUTS[header.layout]
         self.pattern = (header.n, header.m) if self.layout == "n:m" else None
         elements = reference.STRIP * reference.BLOCK_INPUTS if header.is_block else 1
-        self.stored_values = header.count * elements
+        self.stored_values = header.stored * elements
 
     @property
     def device(self) -> torch.device:

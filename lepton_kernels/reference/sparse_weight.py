@@ -42,7 +42,7 @@ class SparseHeader(NamedTuple):
     in_features: int
     n: int
     m: int
-    count: int
+    stored: int
 
     @property
     def is_block(self) -> bool:
@@ -72,10 +72,10 @@ class SparseHeader(NamedTuple):
         sums = scale + (round_up(4 * STRIP * self.strips, 64) if quantized else 0)
         offsets = sums + (round_up(4 * STRIP * self.strips, 64) if quantized else 0)
         pattern = offsets + round_up(8 * (self.strips + 1), 64)
-        pattern_bytes = 2 * (self.count if self.is_block else self.strips * self.in_padded)
+        pattern_bytes = 2 * (self.stored if self.is_block else self.strips * self.in_padded)
         values = pattern + round_up(pattern_bytes, 64)
         per_item = STRIP * BLOCK_INPUTS if self.is_block else 1
-        size = self.count * per_item * self.value_dtype.itemsize
+        size = self.stored * per_item * self.value_dtype.itemsize
         return scale, sums, offsets, pattern, values, values + round_up(size, 64) + TAIL_BYTES
 
 
@@ -136,7 +136,7 @@ def pack_sparse(
         weights = 2 ** torch.arange(8, device=device, dtype=torch.uint8)
         pattern_bytes = (chosen.view(-1, 8).to(torch.uint8) * weights).sum(1, dtype=torch.uint8)
 
-    header = shape._replace(count=count)
+    header = shape._replace(stored=count)
     packed = torch.zeros(header.sections[-1], dtype=torch.uint8, device=device)
     offsets = torch.zeros(header.strips + 1, dtype=torch.int64, device=device)
     offsets[1:] = chosen.sum(1).cumsum(0)
@@ -196,7 +196,7 @@ def _pattern(packed: torch.Tensor, header: SparseHeader) -> torch.Tensor:
     """Stored elements (strips, in_padded * 16), or stored blocks (count,) by their first quad."""
     at = header.sections[3]
     if header.is_block:
-        return _read(packed, at, header.count, torch.int16).to(torch.int64) & 0xFFFF
+        return _read(packed, at, header.stored, torch.int16).to(torch.int64) & 0xFFFF
     raw = packed[at : at + 2 * header.strips * header.in_padded]
     shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
     return (raw[:, None] >> shifts & 1).to(torch.bool).view(header.strips, STRIP * header.in_padded)
@@ -212,7 +212,7 @@ def check_packed(op: str, packed: torch.Tensor) -> SparseHeader:
         good = bool((counts >= 0).all()) and bool((pattern < header.in_padded // 4).all())
     else:
         good = torch.equal(counts, pattern.sum(1))
-    if not good or int(offsets[0]) != 0 or int(offsets[-1]) != header.count:
+    if not good or int(offsets[0]) != 0 or int(offsets[-1]) != header.stored:
         raise ValueError(f"{op}: packed weight is damaged: its pattern does not match its values")
     return header
 
@@ -257,7 +257,7 @@ def unpack_sparse(
     if dtype == torch.int8 and stored != torch.int8:
         raise TypeError(f"{op}: packed weight holds {stored} values, not int8")
     elements = STRIP * BLOCK_INPUTS if header.is_block else 1
-    values = _read(packed, header.sections[4], header.count * elements, stored)
+    values = _read(packed, header.sections[4], header.stored * elements, stored)
     kept = _stored(packed, header)
     strips = torch.zeros(kept.shape, dtype=stored, device=packed.device)
     strips[kept] = values

@@ -99,8 +99,9 @@ class Problem:
                 t[:1, :heads].detach().double().requires_grad_(self.training)
                 for t, heads in ((self.q, s.group), (self.k, 1), (self.v, 1))
             ]
+            query, key, value = parts
             out = lk.scaled_dot_product_attention(
-                *parts, is_causal=s.causal, enable_gqa=True, window_size=(s.window, -1)
+                query, key, value, is_causal=s.causal, enable_gqa=True, window_size=(s.window, -1)
             )
             assert isinstance(out, torch.Tensor)
             if not self.training:
