@@ -218,7 +218,7 @@ class Backward {
 };
 
 inline int64_t backward_scratch(const Attention& p) {
-  const AttentionTask none{};
+  static constexpr AttentionTask none{};
   return Backward(p, none, Arena{nullptr}).scratch_bytes();
 }
 
