@@ -11,10 +11,20 @@ from lepton_kernels import _backend
 from lepton_kernels._backend import force_backend, force_isa, info
 from lepton_kernels._library import NativeLibraryWarning
 from lepton_kernels._version import __version__
+from lepton_kernels.ops.bucket import (
+    bucket_dequantize_,
+    bucket_flatten,
+    bucket_quantize,
+    bucket_reduce,
+    bucket_squares,
+    bucket_unflatten_,
+    bucket_unscale_,
+)
 from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack_int8_weight
 from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
 from lepton_kernels.ops.quantize_int8 import quantize_int8
+from lepton_kernels.shm_communicator import ShmCommunicator, ShmUnavailable
 
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
 
@@ -22,7 +32,16 @@ _backend.apply_environment()
 
 __all__ = [
     "NativeLibraryWarning",
+    "ShmCommunicator",
+    "ShmUnavailable",
     "__version__",
+    "bucket_dequantize_",
+    "bucket_flatten",
+    "bucket_quantize",
+    "bucket_reduce",
+    "bucket_squares",
+    "bucket_unflatten_",
+    "bucket_unscale_",
     "force_backend",
     "force_isa",
     "info",
