@@ -24,6 +24,7 @@ from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack
 from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
 from lepton_kernels.ops.quantize_int8 import quantize_int8
+from lepton_kernels.bucket_planner import PlannedBucket, plan_buckets, tuned_bucket_bytes
 from lepton_kernels.shm_communicator import ShmCommunicator, ShmUnavailable
 
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
@@ -32,6 +33,7 @@ _backend.apply_environment()
 
 __all__ = [
     "NativeLibraryWarning",
+    "PlannedBucket",
     "ShmCommunicator",
     "ShmUnavailable",
     "__version__",
@@ -51,6 +53,8 @@ __all__ = [
     "integrations",
     "nn",
     "pack_int8_weight",
+    "plan_buckets",
     "quantize_int8",
+    "tuned_bucket_bytes",
     "unpack_int8_weight",
 ]

@@ -166,6 +166,11 @@ class HostGroup:
         self._channels = []
 
 
+def boot_id() -> str:
+    """What tells one boot of one machine from every other."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def find_host_group(
     group: dist.ProcessGroup | None, start_time: int, timeout: float
 ) -> HostGroup:
@@ -177,7 +182,7 @@ def find_host_group(
         listener.bind("\0" + name)
         listener.listen(128)
         mine = Place(
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            boot_id=boot_id(),
             pid_namespace=os.readlink("/proc/self/ns/pid"),
             pid=os.getpid(),
             start_time=start_time,
