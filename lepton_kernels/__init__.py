@@ -11,6 +11,7 @@ from lepton_kernels import _backend
 from lepton_kernels._backend import force_backend, force_isa, info
 from lepton_kernels._library import NativeLibraryWarning
 from lepton_kernels._version import __version__
+from lepton_kernels.bucket_planner import PlannedBucket, plan_buckets, tuned_bucket_bytes
 from lepton_kernels.ops.bucket import (
     bucket_dequantize_,
     bucket_flatten,
@@ -24,7 +25,6 @@ from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack
 from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
 from lepton_kernels.ops.quantize_int8 import quantize_int8
-from lepton_kernels.bucket_planner import PlannedBucket, plan_buckets, tuned_bucket_bytes
 from lepton_kernels.shm_communicator import ShmCommunicator, ShmUnavailable
 
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)

@@ -171,9 +171,7 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def find_host_group(
-    group: dist.ProcessGroup | None, start_time: int, timeout: float
-) -> HostGroup:
+def find_host_group(group: dist.ProcessGroup | None, start_time: int, timeout: float) -> HostGroup:
     """Find the ranks of `group` on this host and connect them to their leader; collective."""
     rank = dist.get_rank(group)
     key = secrets.token_hex(16)
@@ -183,7 +181,7 @@ def find_host_group(
         listener.listen(128)
         mine = Place(
             boot_id=boot_id(),
-            pid_namespace=os.readlink("/proc/self/ns/pid"),
+            pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
             pid=os.getpid(),
             start_time=start_time,
             uid=os.getuid(),

@@ -26,7 +26,7 @@ _NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in _TYPES)
 _HANDSHAKE_SECONDS = 30.0
 
 
-class ShmUnavailable(RuntimeError):  # noqa: N818  (a state of the machine, not a mistake)
+class ShmUnavailable(RuntimeError):
     """Shared memory cannot be used between these processes; the message says why."""
 
 
@@ -90,6 +90,7 @@ class ShmCommunicator:
         stage_bytes: int = 1 << 20,
         spin_us: float = 50.0,
     ) -> None:
+        """See the class."""
         if not timeout > 0 or stage_bytes < 4096 or spin_us < 0:
             raise ValueError(
                 "ShmCommunicator: timeout must be positive, stage_bytes at least 4096 and spin_us "
@@ -230,9 +231,7 @@ class ShmCommunicator:
         number = _op_number(name, op, input)
         _check_pair(name, "input", input, "output", output, self.size)
         data, count, dtype = _flat(name, "output", output)
-        self._native.reduce_scatter(
-            _flat(name, "input", input)[0], data, count, dtype, number
-        )
+        self._native.reduce_scatter(_flat(name, "input", input)[0], data, count, dtype, number)
         return output
 
     def all_gather(self, output: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
@@ -245,9 +244,7 @@ class ShmCommunicator:
         name = "all_gather"
         _check_pair(name, "output", output, "input", input, self.size)
         data, count, dtype = _flat(name, "input", _as_bytes(input))
-        self._native.all_gather(
-            data, _flat(name, "output", _as_bytes(output))[0], count, dtype
-        )
+        self._native.all_gather(data, _flat(name, "output", _as_bytes(output))[0], count, dtype)
         return output
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0) -> torch.Tensor:

@@ -32,9 +32,7 @@ def check_floats(
     return tensors
 
 
-def check_one_dtype(
-    op: str, argument: str, tensors: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
+def check_one_dtype(op: str, argument: str, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """At least one float tensor; all of one dtype and shape."""
     tensors = check_floats(op, argument, tensors)
     if not tensors:
@@ -55,9 +53,7 @@ def check_flat(op: str, flat: torch.Tensor, length: int) -> None:
     _check_contiguous(op, "flat", flat)
 
 
-def check_values(
-    op: str, x: torch.Tensor, residual: torch.Tensor | None, block: int
-) -> None:
+def check_values(op: str, x: torch.Tensor, residual: torch.Tensor | None, block: int) -> None:
     """Arguments of quantisation."""
     check_tensor(op, "x", x)
     check_dtype(op, "x", x, FLOATS)

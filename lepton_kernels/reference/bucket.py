@@ -35,9 +35,7 @@ def bucket_flatten(
     return flat
 
 
-def bucket_unflatten_(
-    tensors: Sequence[torch.Tensor], flat: torch.Tensor, factor: float
-) -> None:
+def bucket_unflatten_(tensors: Sequence[torch.Tensor], flat: torch.Tensor, factor: float) -> None:
     """The reverse, into given tensors."""
     offsets, _ = offsets_of(tensors, flat.dtype)
     for tensor, at in zip(tensors, offsets, strict=True):

@@ -110,7 +110,10 @@ def test_squares(place, dtype):
 def test_quantize(place, dtype, numel, fp8):
     to = torch.float8_e4m3fn if fp8 else torch.int8
     generator = torch.Generator().manual_seed(numel)
-    x = (torch.randn(numel, generator=generator) * 10 ** (4 * torch.randn(1, generator=generator).item())).to(dtype)
+    x = (
+        torch.randn(numel, generator=generator)
+        * 10 ** (4 * torch.randn(1, generator=generator).item())
+    ).to(dtype)
     x[x.isinf()] = 0
     x[: numel // 3] *= 1e-3
     start = torch.randn(numel, generator=generator) * x.float().abs()
@@ -192,10 +195,11 @@ def test_threads_do_not_change_a_bit(place):
 @pytest.mark.parametrize("namespace", ["lepton", "lepton_reference"])
 def test_opcheck(namespace):
     ops = getattr(torch.ops, namespace)
+    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     for dtype in FLOATS:
         tensors = [torch.randn(3, 5).to(dtype), torch.randn(63).to(dtype)]
         flat = torch.randn(96).to(dtype)
-        utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+
         def check(op, *arguments):
             torch.library.opcheck(op.default, arguments, test_utils=utils)
 
@@ -218,7 +222,9 @@ def raises(kind, message, call):
 def test_error_messages(place):
     x, ints = torch.ones(10), torch.ones(10, dtype=torch.int64)
     q, scale = lk.bucket_quantize(x, block=4)
-    raises(TypeError, r"tensors\[1\] must be float32.*got int64", lambda: lk.bucket_flatten([x, ints]))
+    raises(
+        TypeError, r"tensors\[1\] must be float32.*got int64", lambda: lk.bucket_flatten([x, ints])
+    )
     raises(TypeError, r"tensors\[0\] must be a Tensor, got int", lambda: lk.bucket_flatten([3]))
     raises(ValueError, "dtype must be given", lambda: lk.bucket_flatten([]))
     raises(TypeError, "dtype must be", lambda: lk.bucket_flatten([x], dtype=torch.int8))
@@ -235,7 +241,9 @@ def test_error_messages(place):
     raises(ValueError, "one element, got 10", lambda: lk.bucket_unscale_([x], x, x[:1]))
     raises(TypeError, "found_inf must be float32", lambda: lk.bucket_unscale_([x], ints[:1], x[:1]))
     raises(ValueError, "block must be at least 1, got 0", lambda: lk.bucket_quantize(x, block=0))
-    raises(TypeError, "dtype must be int8 or float8", lambda: lk.bucket_quantize(x, dtype=torch.uint8))
+    raises(
+        TypeError, "dtype must be int8 or float8", lambda: lk.bucket_quantize(x, dtype=torch.uint8)
+    )
     raises(ValueError, r"x must have shape \(elements,\)", lambda: lk.bucket_quantize(x.view(2, 5)))
     raises(TypeError, "residual must be float32", lambda: lk.bucket_quantize(x, residual=x.half()))
     raises(ValueError, "residual must have shape", lambda: lk.bucket_quantize(x, residual=x[:5]))

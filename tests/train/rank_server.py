@@ -13,10 +13,9 @@ import time
 import traceback
 from pathlib import Path
 
+import lepton_train.distributed  # noqa: F401  (imported once, before the forks)
 import torch
 import torch.distributed as dist
-
-import lepton_train.distributed  # noqa: F401  (imported once, before the forks)
 
 
 def run_rank(request: dict, rank: int, folder: str) -> None:

@@ -3,15 +3,15 @@
 import copy
 import hashlib
 
+import lepton_train as lt
 import pytest
 import torch
 import torch.distributed as dist
+from lepton_train.distributed._two_shot import TwoShot
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import lepton_train as lt
 from lepton_kernels import _rendezvous
-from lepton_train.distributed._two_shot import TwoShot
 
 
 def digest(tensor):

@@ -103,7 +103,8 @@ def many_at_once(rank, world, seed):
             assert (buckets[i] == value).all()
             assert comm.squares(number) == 100 * value**2
     waited, worked = comm.seconds_waited, comm.seconds_worked
-    assert waited >= 0 and worked > 0
+    assert waited >= 0
+    assert worked > 0
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -247,7 +248,7 @@ def die(rank, world, where, after):
 def test_kill_of_a_rank(ranks, world, pytestconfig):
     chance = random.Random(world)
     places = ["all_reduce", "broadcast", "started", "small", "gather"]
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").iterdir())
     for i in range(pytestconfig.getoption("--kills")):
         where = places[i % len(places)]
         outcomes = ranks.outcomes(die, world, where=where, after=chance.random() * 0.15)
@@ -255,12 +256,12 @@ def test_kill_of_a_rank(ranks, world, pytestconfig):
         for outcome in outcomes[:-1]:
             assert outcome["code"] == 1, outcome
             assert f"rank {world - 1}" in outcome["error"], outcome
-            assert outcome["seconds"] < 15
-    assert set(os.listdir("/dev/shm")) <= before
+            assert outcome["seconds"] < 30
+    assert set(Path("/dev/shm").iterdir()) <= before
 
 
 def leaves_nothing(rank, world):
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     comm = lk.ShmCommunicator(timeout=30)
     bucket = comm.empty(1 << 20, torch.float32)
     comm.all_reduce(bucket)
@@ -270,13 +271,13 @@ def leaves_nothing(rank, world):
     maps = Path("/proc/self/maps").read_text()
     del comm
     assert "memfd:lepton" not in Path("/proc/self/maps").read_text(), maps
-    return len(os.listdir("/proc/self/fd")) - before
+    return len(list(Path("/proc/self/fd").iterdir())) - before
 
 
 def test_nothing_is_left(ranks):
-    before = set(os.listdir("/dev/shm"))
+    before = set(Path("/dev/shm").iterdir())
     assert ranks(leaves_nothing, 2) == [0, 0]
-    assert set(os.listdir("/dev/shm")) <= before
+    assert set(Path("/dev/shm").iterdir()) <= before
 
 
 def bad_arguments(rank, world):

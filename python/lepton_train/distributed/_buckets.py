@@ -9,7 +9,6 @@ import torch
 import lepton_kernels as lk
 from lepton_train.distributed._transport import Transport
 
-
 # Flags begin a block of compression of their own: beside them gradients would round to nothing.
 FLAG_ALIGN = 256
 

@@ -23,7 +23,8 @@ def _named(module: nn.Module, with_buffers: bool = True) -> Iterator[tuple[str, 
 def check_same_module(module: nn.Module, group: dist.ProcessGroup | None) -> None:
     """ValueError on every rank unless all have the same parameters; collective."""
     mine = [
-        (name, str(p.dtype), list(p.shape), p.requires_grad) for name, p in module.named_parameters()
+        (name, str(p.dtype), list(p.shape), p.requires_grad)
+        for name, p in module.named_parameters()
     ]
     everyone: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everyone, mine, group=group)

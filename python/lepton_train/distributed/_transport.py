@@ -11,7 +11,6 @@ import torch.distributed as dist
 import lepton_kernels as lk
 from lepton_train.distributed._two_shot import InOrder, TwoShot
 
-
 _BLOCK = 256
 
 
@@ -220,6 +219,6 @@ def choose_transport(
         names = [dist.get_global_rank(group, r) if group else r for r in like]
         across = dist.new_group(names, use_local_synchronization=False)
         if dist.get_rank(group) in like:
-            mine = across
+            mine = across  # type: ignore[assignment]  # never a non-member here
     assert mine is not None
     return HostsTransport(comm, group, mine, compression)

@@ -80,6 +80,7 @@ class BucketedDataParallel(nn.Module):
         check_every: int = 0,
         timeout: float = 300.0,
     ) -> None:
+        """See the class."""
         super().__init__()
         if compression is not None and compression not in KINDS:
             raise ValueError(
@@ -177,9 +178,7 @@ class BucketedDataParallel(nn.Module):
         Raises:
             RuntimeError: on every rank; names the first tensor and the ranks that differ.
         """
-        _replicas.check_equal(
-            self.module, self.process_group, with_buffers=self.broadcast_buffers
-        )
+        _replicas.check_equal(self.module, self.process_group, with_buffers=self.broadcast_buffers)
 
     @property
     def transport(self) -> str:
@@ -230,4 +229,3 @@ def _check_parameters(named: list[tuple[str, nn.Parameter]]) -> None:
                 f"BucketedDataParallel: parameter {name} of a lazy module has no shape yet; run "
                 "one forward before wrapping"
             )
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -52,6 +54,7 @@ class LocalSGD:
         compression: str | None = None,
         timeout: float = 300.0,
     ) -> None:
+        """See the class."""
         if every < 1:
             raise ValueError(f"LocalSGD: every must be at least 1, got {every}")
         self._parameters = [p for p in module.parameters() if p.dtype.is_floating_point]
@@ -107,16 +110,16 @@ class LocalSGD:
             self._anchor.sub_(move, alpha=self.outer_lr)
         lk.bucket_unflatten_(self._values(), self._anchor)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on: steps, anchor and momentum."""
         return {"steps": self.steps, "anchor": self._anchor, "momentum": self._momentum}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.steps = int(state["steps"])  # type: ignore[call-overload]
-        self._anchor.copy_(state["anchor"])  # type: ignore[arg-type]
+        self.steps = int(state["steps"])
+        self._anchor.copy_(state["anchor"])
         if self._momentum is not None and state["momentum"] is not None:
-            self._momentum.copy_(state["momentum"])  # type: ignore[arg-type]
+            self._momentum.copy_(state["momentum"])
 
     def close(self) -> None:
         """Leave."""
