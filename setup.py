@@ -13,7 +13,7 @@ from setuptools import setup
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 # No -ffast-math and no contraction: int8 results have the same bits on every ISA.
 NUMERICS = ["-ffp-contract=off", "-fno-math-errno"]
-COMMON = ["-O3", "-std=c++17", "-fvisibility=hidden", *WARNINGS, *NUMERICS]
+COMMON = ["-O3", "-g0", "-std=c++17", "-fvisibility=hidden", *WARNINGS, *NUMERICS]
 TARGET_TORCH_2_10 = "-DTORCH_TARGET_VERSION=0x020a000000000000"
 
 
@@ -31,7 +31,7 @@ def native_extensions() -> tuple[list, dict]:
         flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         link += ["-fsanitize=address,undefined"]
     if os.environ.get("LEPTON_EMULATE") == "1":
-        flags += ["-DLEPTON_EMULATE_ISA", "-O2"]
+        flags += ["-DLEPTON_EMULATE_ISA", "-Wno-psabi"]
     # Torch's headers are not ours: their warnings are not errors of this build.
     system = [f"-isystem{path}" for path in include_paths()]
     ops = CppExtension(
@@ -44,7 +44,7 @@ def native_extensions() -> tuple[list, dict]:
     )
     native = CppExtension(
         "lepton_kernels._native",
-        sources("native"),
+        [*sources("native"), "csrc/cpu/isa.cpp"],
         include_dirs=[str(Path("csrc").resolve()), pybind11.get_include()],
         extra_compile_args=flags,
         extra_link_args=link,

@@ -27,7 +27,7 @@ std::string tuple(const Sizes& sizes) {
 }  // namespace lepton
 
 // The message is built only where the check fails.
-#define LEPTON_CHECK(condition, ...)                          \
-  do {                                                        \
+#define LEPTON_CHECK(condition, ...)                                  \
+  do {                                                                \
     if (__builtin_expect(!(condition), 0)) lepton::fail(__VA_ARGS__); \
   } while (false)

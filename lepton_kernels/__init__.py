@@ -12,6 +12,7 @@ from lepton_kernels._backend import force_backend, force_isa, info
 from lepton_kernels._library import NativeLibraryWarning
 from lepton_kernels._version import __version__
 from lepton_kernels.bucket_planner import PlannedBucket, plan_buckets, tuned_bucket_bytes
+from lepton_kernels.ops.attention import scaled_dot_product_attention
 from lepton_kernels.ops.bucket import (
     bucket_dequantize_,
     bucket_flatten,
@@ -21,9 +22,18 @@ from lepton_kernels.ops.bucket import (
     bucket_unflatten_,
     bucket_unscale_,
 )
+from lepton_kernels.ops.flash_attn import (
+    flash_attn_func,
+    flash_attn_kvpacked_func,
+    flash_attn_qkvpacked_func,
+    flash_attn_varlen_func,
+    flash_attn_varlen_kvpacked_func,
+    flash_attn_varlen_qkvpacked_func,
+)
 from lepton_kernels.ops.int8_linear import int8_linear, pack_int8_weight, unpack_int8_weight
 from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.int8_mm import int8_mm
+from lepton_kernels.ops.kvcache import flash_attn_with_kvcache
 from lepton_kernels.ops.quantize_int8 import quantize_int8
 from lepton_kernels.shm_communicator import ShmCommunicator, ShmUnavailable
 
@@ -44,6 +54,13 @@ __all__ = [
     "bucket_squares",
     "bucket_unflatten_",
     "bucket_unscale_",
+    "flash_attn_func",
+    "flash_attn_kvpacked_func",
+    "flash_attn_qkvpacked_func",
+    "flash_attn_varlen_func",
+    "flash_attn_varlen_kvpacked_func",
+    "flash_attn_varlen_qkvpacked_func",
+    "flash_attn_with_kvcache",
     "force_backend",
     "force_isa",
     "info",
@@ -55,6 +72,7 @@ __all__ = [
     "pack_int8_weight",
     "plan_buckets",
     "quantize_int8",
+    "scaled_dot_product_attention",
     "tuned_bucket_bytes",
     "unpack_int8_weight",
 ]

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -197,7 +198,7 @@ def _installed_version(package: str) -> str | None:
 def cpu_model() -> str:
     """Model name of the CPU as the operating system gives it."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             for line in file:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()

@@ -70,6 +70,11 @@ class OpCaller:
         self._current = self._overloads[NAMESPACE]
         _CALLERS.append(self)
 
+    @property
+    def current(self) -> Any:
+        """The overload in force, for a backward that autograd runs."""
+        return self._current
+
     def select(self, namespace: str) -> None:
         """Make later calls go to `namespace`."""
         self._current = self._overloads[namespace]

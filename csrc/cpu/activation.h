@@ -2,81 +2,139 @@
 // same target region. Every step is one IEEE operation (division and fma included, no
 // approximate reciprocal, no table), so every ISA gives the same bits.
 //
-// Error: at most 2 ULP of the exact value for every finite argument; the table of
-// measured maxima is in tests/cpp/activation_check.cpp. Results below the smallest normal
-// number are within 2 of their last places, as long as the processor does not flush
-// denormals. Coefficients: tools/fit_activation.py.
+// Error: below 2 ULP of the exact value for every finite argument, measured over all floats
+// by tests/cpp/activation_check.cpp. Results below the smallest normal number are that good
+// in units of the smallest denormal, unless the processor flushes denormals to zero. NaN
+// gives NaN (payload unspecified), infinities give their limits.
+// Coefficients: tools/fit_activation.py.
 namespace {
 
-// exp(-y) = (1 + rho) 2^n. `biased` has n + 167 in its low bits: the exponent field of
-// 2^(n + 40), see scale().
-struct ExpParts {
-  F32 rho;
+// n = y / ln 2 to the nearest integer, found by adding and subtracting 1.5 * 2^23. The low
+// bits of `biased` hold n + bias.
+struct Exponent {
+  F32 n;
   I32 biased;
 };
 
-// For 0 <= y <= 110. y = high - low, where |low| is a rounding error of high.
-// n = nearest integer to -y / ln 2, found by adding and subtracting 1.5 * 2^23; ln 2 is
-// split in two so that n times the first part is exact (Cody and Waite; the split is that
-// of Cephes expf).
-inline ExpParts exp_minus(F32 high, F32 low) {
-  const F32 shift = f32_set(12582912.0f + 167.0f);
-  const F32 shifted = f32_fnma(high, f32_set(0x1.715476p+0f), shift);
-  const F32 n = f32_sub(shifted, shift);
-  const F32 tail = f32_fma(n, f32_set(2.12194440e-4f), low);
-  const F32 r = f32_sub(f32_fma(n, f32_set(0.693359375f), high), tail);
-  F32 p = f32_set(0x1.65a622p-10f);
-  p = f32_fma(p, r, f32_set(-0x1.1231d8p-7f));
-  p = f32_fma(p, r, f32_set(0x1.555b4ep-5f));
-  p = f32_fma(p, r, f32_set(-0x1.5554a4p-3f));
-  p = f32_fma(p, r, f32_set(0.5f));
-  p = f32_fma(p, r, f32_set(-1.0f));
-  return {f32_mul(p, r), f32_bits(shifted)};
+template <int bias>
+inline Exponent nearest_exponent(F32 y) {
+  const F32 shift = f32_set(12582912.0f + bias);
+  const F32 shifted = f32_fma(y, f32_set(0x1.715476p+0f), shift);
+  return {f32_sub(shifted, shift), f32_bits(shifted)};
 }
 
-// 2^(n + 40): normal for the whole range of n, while 2^n is not.
-inline F32 scale_up(I32 biased) { return f32_from_bits(i32_shl<23>(biased)); }
-inline F32 unscale() { return f32_set(0x1p-40f); }
+// r = y - n ln 2 in two steps, the first of them exact (Cody and Waite; the split of ln 2
+// is that of Cephes expf).
+inline F32 minus_ln2_high(F32 n, F32 y) { return f32_fnma(n, f32_set(0.693359375f), y); }
+inline F32 ln2_low() { return f32_set(-2.12194440e-4f); }
 
-// |x|, no larger than `limit`.
-inline F32 magnitude_up_to(F32 limit, F32 x) { return f32_min(f32_abs(x), limit); }
+// exp(r) - 1 for |r| <= ln(2) / 2. To multiply by exp(r), use fma(x, expm1, x): it rounds
+// once, x * exp(r) twice.
+inline F32 expm1_poly(F32 r) {
+  F32 p = f32_set(0x1.6b6e42p-10f);
+  p = f32_fma(p, r, f32_set(0x1.122f7ap-7f));
+  p = f32_fma(p, r, f32_set(0x1.555688p-5f));
+  p = f32_fma(p, r, f32_set(0x1.5554a4p-3f));
+  p = f32_fma(p, r, f32_set(0.5f));
+  p = f32_fma(p, r, f32_set(1.0f));
+  return f32_mul(p, r);
+}
+
+// The float whose exponent field is the low byte of `biased`.
+inline F32 power_of_two(I32 biased) { return f32_from_bits(i32_shl<23>(biased)); }
+
+// |x|, no larger than `limit`; NaN stays.
+inline F32 magnitude_up_to(float limit, F32 x) { return f32_min(f32_set(limit), f32_abs(x)); }
+
+inline F32 exp_f32(F32 x) {
+  const F32 y = f32_min(f32_set(89.0f), f32_max(f32_set(-104.0f), x));
+  const Exponent e = nearest_exponent<254>(y);
+  const F32 r = f32_fnma(e.n, ln2_low(), minus_ln2_high(e.n, y));
+  // 2^n as two factors: n goes from -150 to 128, more than one exponent field holds.
+  const I32 half = i32_sra<1>(e.biased);
+  const F32 first = power_of_two(half);
+  return f32_mul(f32_fma(first, expm1_poly(r), first), power_of_two(i32_sub(e.biased, half)));
+}
+
+// a / (1 + exp(high - excess)) for 0 <= high <= 110, |excess| a rounding error of high.
+// The denominator is kept times 2^-40, where it cannot overflow. It is summed as
+// (2^n + 1) + (2^n expm1(r) + what the first bracket lost), to round once at full size.
+inline F32 logistic_tail(F32 a, F32 high, F32 excess) {
+  const Exponent e = nearest_exponent<127 - 40>(high);
+  const F32 r = f32_sub(minus_ln2_high(e.n, high), f32_fma(e.n, ln2_low(), excess));
+  const F32 two_n = power_of_two(e.biased);
+  const F32 one = f32_set(0x1p-40f);
+  const F32 sum = f32_add(two_n, one);
+  const F32 lost = f32_sub(one, f32_sub(sum, two_n));
+  const F32 denominator = f32_add(sum, f32_fma(two_n, expm1_poly(r), lost));
+  return f32_mul(f32_div(a, denominator), one);
+}
+
+inline F32 sigmoid_f32(F32 x) {
+  const F32 s = logistic_tail(f32_set(1.0f), magnitude_up_to(110.0f, x), f32_zero());
+  return f32_select_lt(x, f32_zero(), s, f32_sub(f32_set(1.0f), s));
+}
 
 inline F32 relu_f32(F32 x) { return f32_max(f32_zero(), x); }
 
-// silu, gelu_tanh and gelu are relu(x) - q(|x|) with q even, positive and small: the
-// negative tail is q itself, infinities and -0 come out right, and NaN passes by relu.
-
-// a / (1 + exp(y)) for y >= 0.
-inline F32 logistic_tail(F32 a, ExpParts e) {
-  const F32 up = scale_up(e.biased);
-  const F32 big = f32_fma(up, e.rho, up);
-  const F32 scaled = f32_mul(a, up);
-  const F32 numerator = f32_fma(scaled, e.rho, scaled);
-  const F32 q = f32_div(numerator, f32_fma(big, unscale(), f32_set(1.0f)));
-  return f32_mul(q, unscale());
-}
+// The rest are relu(x) - q(|x|) with q even, positive and vanishing at infinity: so the
+// negative tail is q itself, and infinities, -0 and NaN need no care.
 
 inline F32 silu_f32(F32 x) {
-  const F32 a = magnitude_up_to(f32_set(110.0f), x);
-  return f32_sub(relu_f32(x), logistic_tail(a, exp_minus(a, f32_zero())));
+  const F32 a = magnitude_up_to(110.0f, x);
+  return f32_sub(relu_f32(x), logistic_tail(a, a, f32_zero()));
 }
 
-// x * Phi(x) = relu(x) - a * Phi(-a), a = |x|. Phi(-a) = exp(-a^2/2) M(a), and
-// 2 (a + c) M(a) is a polynomial in t = c / (a + c) = 1 - a / (a + c). The rounding error
-// of g = a / (a + c) hardly matters, as it cancels in g * polynomial(1 - g).
+// 0.5 x (1 + tanh(w)) = x / (1 + exp(-2w)), 2w = x (k0 + k1 x^2). 2w goes up to 100 and is
+// needed to 2^-26, so it is carried in two parts. k0 is short, to make `k0 - sum` exact.
+inline F32 gelu_tanh_f32(F32 x) {
+  const F32 k0 = f32_set(0x1.9884p+0f);
+  const F32 k1 = f32_set(0x1.2444f2p-4f);
+  const F32 a = magnitude_up_to(10.8f, x);
+  const F32 square = f32_mul(a, a);
+  const F32 square_excess = f32_fnma(a, a, square);
+  const F32 sum = f32_fma(square, k1, k0);
+  const F32 rounded_off = f32_fma(square, k1, f32_sub(k0, sum));
+  const F32 k_low = f32_fma(square, f32_set(0x1.49b16ap-29f), f32_set(0x1.4cf50ep-18f));
+  const F32 sum_low = f32_fnma(square_excess, k1, f32_add(rounded_off, k_low));
+  const F32 high = f32_mul(a, sum);
+  const F32 excess = f32_fnma(a, sum_low, f32_fnma(a, sum, high));
+  return f32_sub(relu_f32(x), logistic_tail(a, high, excess));
+}
+
+// x Phi(x) = relu(x) - a Phi(-a), a = |x|. With b = a/2 / (1 + h a),
+//   a Phi(-a) = b exp(-a^2/2 - b L(b)),
+// L a polynomial, b L(b) going from 0 to 1. The rounding errors of the two b add up to
+// nothing for large a, but not for small a: so what 1 + h a lost by rounding goes into the
+// exponent, times a factor that fades out as b goes to 1.
 inline F32 gelu_f32(F32 x) {
-  const F32 a = magnitude_up_to(f32_set(14.5f), x);
+  const F32 one = f32_set(1.0f);
+  const F32 h = f32_set(0x1.aaaaaap-2f);
+  const F32 a = magnitude_up_to(14.5f, x);
   const F32 half = f32_mul(a, f32_set(0.5f));
-  const F32 square = f32_mul(half, a);
-  const ExpParts e = exp_minus(square, f32_fnma(half, a, square));
-  const F32 g = f32_div(a, f32_add(a, f32_set(MILLS_C)));
-  const F32 t = f32_fma(f32_set(-2.0f), g, f32_set(1.0f));
-  F32 m = f32_set(MILLS[MILLS_D]);
-  for (int k = MILLS_D - 1; k >= 0; --k) m = f32_fma(m, t, f32_set(MILLS[k]));
-  // (1 + m)(1 + rho) - 1, so that only the last operation rounds at full size.
-  const F32 both = f32_fma(m, e.rho, f32_add(m, e.rho));
-  const F32 q = f32_fma(g, both, g);
-  return f32_sub(relu_f32(x), f32_mul(f32_mul(q, scale_up(e.biased)), f32_set(0x1p-40f)));
+  const F32 power = f32_fnma(half, a, f32_zero());
+  const F32 sum = f32_fma(a, h, one);
+  const F32 lost = f32_fma(a, h, f32_sub(one, sum));
+  const F32 b = f32_div(half, sum);
+  const F32 fade = f32_sub(one, b);
+  const F32 excess = f32_fma(f32_mul(lost, fade), fade, f32_fma(half, a, power));
+  F32 p = f32_set(0x1.dd258ap-6f);
+  p = f32_fma(p, b, f32_set(-0x1.1dfb4p-3f));
+  p = f32_fma(p, b, f32_set(0x1.078246p-2f));
+  p = f32_fma(p, b, f32_set(-0x1.f9135cp-3f));
+  p = f32_fma(p, b, f32_set(0x1.5e9208p-3f));
+  p = f32_fma(p, b, f32_set(-0x1.318488p-4f));
+  p = f32_fma(p, b, f32_set(-0x1.4cab18p-6f));
+  p = f32_fma(p, b, f32_set(-0x1.05e07ep-4f));
+  p = f32_fma(p, b, f32_set(-0x1.496ed6p-8f));
+  p = f32_fma(p, b, f32_set(0x1.05f36ap-2f));
+  p = f32_fma(p, b, f32_set(0x1.865e04p-1f));
+  const Exponent e = nearest_exponent<127 + 40>(f32_fnma(b, p, power));
+  const F32 tail = f32_fma(b, p, f32_fma(e.n, ln2_low(), excess));
+  const F32 r = f32_sub(minus_ln2_high(e.n, power), tail);
+  // 2^n is applied in two steps, as the result may be denormal.
+  const F32 scaled = f32_mul(f32_fma(b, expm1_poly(r), b), power_of_two(e.biased));
+  return f32_fnma(scaled, f32_set(0x1p-40f), relu_f32(x));
 }
 
 }  // namespace

@@ -9,7 +9,8 @@
 //   block_bytes      activations that stay in the L2 while all strips pass by
 //   rows()           rows of one tile
 //   tile(a, a_stride, rows, b, strip_bytes, strips, k, c, ldc, accumulate)
-//                    c (+)= a * b for k (a multiple of 4) from packed strips; c has ldc >= 16 strips
+//                    c (+)= a * b for k (a multiple of 4) from packed strips; c has ldc >= 16
+//                    strips
 namespace {
 
 using lepton::Int8Block;

@@ -34,8 +34,8 @@ inline void store_float(void* base, DType dtype, int64_t i, F32 y, int n) {
 }
 
 inline void store_int8(void* base, int64_t i, F32 y, int n, const Int8Linear& p) {
-  const F32 level = f32_add(f32_round(f32_mul(y, f32_set(p.out_scale_inverse))),
-                            f32_set(p.out_zero_point));
+  const F32 level =
+      f32_add(f32_round(f32_mul(y, f32_set(p.out_scale_inverse))), f32_set(p.out_zero_point));
   // NaN ends as -128: max returns its second operand.
   const F32 clamped = f32_min(f32_max(level, f32_set(-128.0f)), f32_set(127.0f));
   int8_t* q = static_cast<int8_t*>(base) + i;
@@ -77,7 +77,8 @@ inline void add_group(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int
 }
 
 template <Activation activation>
-inline void finish_vector(const Int8Linear& p, F32 y, F32 row_scale, int64_t m, int64_t n, int lanes) {
+inline void finish_vector(const Int8Linear& p, F32 y, F32 row_scale, int64_t m, int64_t n,
+                          int lanes) {
   y = f32_mul(y, row_scale);
   if (p.bias) {
     y = f32_add(y, lanes >= F32::width ? f32_load(p.bias + n) : f32_load_n(p.bias + n, lanes));

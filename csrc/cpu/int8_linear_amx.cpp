@@ -148,14 +148,8 @@ void linear(const Int8Linear& p, const Int8Block& block) {
 }  // namespace
 
 const Int8Kernels kInt8Amx = {
-    "amx",
-    1,
-    2 * kTileRows,
-    quantize_rows<Int8Operand>,
-    quantize_rows<Int8Operand>,
-    widen_rows,
-    linear,
-    weight_only_block,
+    "amx",      1,      2 * kTileRows,     quantize_rows<Int8Operand>, quantize_rows<Int8Operand>,
+    widen_rows, linear, weight_only_block,
 };
 
 }  // namespace lepton

@@ -28,6 +28,7 @@ namespace lepton {
 namespace {
 
 constexpr int32_t kOffset = 128;
+constexpr int64_t kPrefetchBytes = 4096;
 
 struct OffsetOperand {
   using type = uint8_t;
@@ -46,12 +47,17 @@ void multiply_rows(const uint8_t* a, int64_t a_stride, const int8_t* b, int64_t 
   __m512i sum[height][strips];
   for (int r = 0; r < height; ++r) {
     for (int s = 0; s < strips; ++s) {
-      sum[r][s] = accumulate ? _mm512_loadu_si512(c + r * ldc + s * kStrip) : _mm512_setzero_si512();
+      sum[r][s] =
+          accumulate ? _mm512_loadu_si512(c + r * ldc + s * kStrip) : _mm512_setzero_si512();
     }
   }
   for (int64_t i = 0; i < k; i += 4) {
     __m512i w[strips];
-    for (int s = 0; s < strips; ++s) w[s] = _mm512_loadu_si512(b + s * strip_bytes + i * kStrip);
+    for (int s = 0; s < strips; ++s) {
+      const int8_t* line = b + s * strip_bytes + i * kStrip;
+      _mm_prefetch(reinterpret_cast<const char*>(line + kPrefetchBytes), _MM_HINT_T0);
+      w[s] = _mm512_loadu_si512(line);
+    }
     for (int r = 0; r < height; ++r) {
       int32_t quad;
       std::memcpy(&quad, a + r * a_stride + i, sizeof quad);

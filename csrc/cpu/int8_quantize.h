@@ -99,7 +99,8 @@ void quantize_row(const void* x, int64_t row_begin, const Int8RowLayout& layout,
           const F32 v = f32_mul(load_float(x, dtype, row_begin + column + i, n), inverse);
           const F32 clamped = f32_min(f32_max(v, low), high);
           const I32 level = i32_add(f32_to_i32(clamped), zero_point);
-          n == F32::width ? Operand::store(group + i, level) : Operand::store_n(group + i, level, n);
+          n == F32::width ? Operand::store(group + i, level)
+                          : Operand::store_n(group + i, level, n);
         }
       });
 }
@@ -152,9 +153,8 @@ void quantize_float_rows(const Int8Quantize& p, int64_t begin, int64_t end) {
     const int64_t row_begin = row * p.x_stride;
     const bool fixed = p.scale != nullptr;
     const bool bounds = !fixed && !p.symmetric;
-    const RowExtent extent = bounds
-                                 ? measure_row<dtype, true>(p.x, row_begin, p.layout.columns)
-                                 : measure_row<dtype, false>(p.x, row_begin, p.layout.columns);
+    const RowExtent extent = bounds ? measure_row<dtype, true>(p.x, row_begin, p.layout.columns)
+                                    : measure_row<dtype, false>(p.x, row_begin, p.layout.columns);
     Quantizer by{};
     float scale;
     bool finite;
@@ -184,17 +184,17 @@ void copy_int8_rows(const Int8Quantize& p, int64_t begin, int64_t end) {
     const int8_t* x = static_cast<const int8_t*>(p.x) + row * p.x_stride;
     p.row_scale[row] = p.scale ? p.scale[row * p.scale_stride] : 1.0f;
     p.row_zero[row] = p.zero_point ? p.zero_point[row * p.zero_point_stride] : 0;
-    for_each_group<Operand>(
-        p.layout, q, [&](int64_t column, typename Operand::type* group, int64_t count) {
-          for (int64_t i = 0; i < count; i += F32::width) {
-            const int n = lanes_left(i, count);
-            if (n == F32::width) {
-              Operand::store(group + i, i32_load_i8(x + column + i));
-            } else {
-              Operand::store_n(group + i, i32_load_i8_n(x + column + i, n), n);
-            }
-          }
-        });
+    for_each_group<Operand>(p.layout, q,
+                            [&](int64_t column, typename Operand::type* group, int64_t count) {
+                              for (int64_t i = 0; i < count; i += F32::width) {
+                                const int n = lanes_left(i, count);
+                                if (n == F32::width) {
+                                  Operand::store(group + i, i32_load_i8(x + column + i));
+                                } else {
+                                  Operand::store_n(group + i, i32_load_i8_n(x + column + i, n), n);
+                                }
+                              }
+                            });
   }
 }
 

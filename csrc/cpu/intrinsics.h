@@ -16,8 +16,8 @@
 #endif
 
 #ifdef LEPTON_EMULATE_ISA
-#include "emulate/avx512.h"
 #include "emulate/amx.h"
+#include "emulate/avx512.h"
 #endif
 
 #endif

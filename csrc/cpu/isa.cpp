@@ -50,7 +50,11 @@ constexpr FeatureName kFeatureNames[] = {
     {kAmxFp16, "amx_fp16"},
 };
 
-#if defined(__x86_64__)
+#if defined(LEPTON_EMULATE_ISA)
+
+Features detect() { return kAll >> (32 - 15) & ~(kAvx512Fp16 | kAmxFp16); }
+
+#elif defined(__x86_64__)
 
 uint64_t xcr0() {
   uint32_t low, high;
@@ -66,9 +70,6 @@ bool amx_permitted() {
 }
 
 Features detect() {
-#ifdef LEPTON_EMULATE_ISA
-  return kAll >> (32 - 15) & ~(kAvx512Fp16 | kAmxFp16);
-#else
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
   constexpr unsigned kOsxsave = 1u << 27, kAvx = 1u << 28;
@@ -108,7 +109,6 @@ Features detect() {
     if (tiles) note(a, 21, kAmxFp16);
   }
   return found;
-#endif
 }
 
 #else

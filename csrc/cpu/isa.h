@@ -39,7 +39,8 @@ Features present();
 // Features that kernels may use now: `present()`, less what a forced instruction set leaves out.
 Features allowed();
 
-// Limits kernels to "generic", "avx2", "vnni" or "amx"; "" lifts the limit. False: unknown or absent.
+// Limits kernels to "generic", "avx2", "vnni" or "amx"; "" lifts the limit. False: unknown or
+// absent.
 bool force(const std::string& name);
 
 // Name of the best instruction set within `allowed()`.

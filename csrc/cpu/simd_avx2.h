@@ -39,8 +39,12 @@ inline I32 i32_load(const int32_t* p) {
 inline void i32_store(int32_t* p, I32 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v);
 }
-inline I32 i32_load_n(const int32_t* p, int n) { return {_mm256_maskload_epi32(p, first_lanes(n))}; }
-inline void i32_store_n(int32_t* p, I32 a, int n) { _mm256_maskstore_epi32(p, first_lanes(n), a.v); }
+inline I32 i32_load_n(const int32_t* p, int n) {
+  return {_mm256_maskload_epi32(p, first_lanes(n))};
+}
+inline void i32_store_n(int32_t* p, I32 a, int n) {
+  _mm256_maskstore_epi32(p, first_lanes(n), a.v);
+}
 inline I32 i32_add(I32 a, I32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 inline I32 i32_sub(I32 a, I32 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 inline I32 i32_mul(I32 a, I32 b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
@@ -48,11 +52,17 @@ inline I32 i32_min(I32 a, I32 b) { return {_mm256_min_epi32(a.v, b.v)}; }
 inline I32 i32_max(I32 a, I32 b) { return {_mm256_max_epi32(a.v, b.v)}; }
 inline I32 i32_and(I32 a, I32 b) { return {_mm256_and_si256(a.v, b.v)}; }
 template <int count>
-inline I32 i32_shl(I32 a) { return {_mm256_slli_epi32(a.v, count)}; }
+inline I32 i32_shl(I32 a) {
+  return {_mm256_slli_epi32(a.v, count)};
+}
 template <int count>
-inline I32 i32_sra(I32 a) { return {_mm256_srai_epi32(a.v, count)}; }
+inline I32 i32_sra(I32 a) {
+  return {_mm256_srai_epi32(a.v, count)};
+}
 template <int count>
-inline I32 i32_srl(I32 a) { return {_mm256_srli_epi32(a.v, count)}; }
+inline I32 i32_srl(I32 a) {
+  return {_mm256_srli_epi32(a.v, count)};
+}
 
 inline I32 i32_load_i8(const int8_t* p) {
   return {_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))};

@@ -34,11 +34,17 @@ inline I32 i32_min(I32 a, I32 b) { return {_mm512_min_epi32(a.v, b.v)}; }
 inline I32 i32_max(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
 inline I32 i32_and(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
 template <int count>
-inline I32 i32_shl(I32 a) { return {_mm512_slli_epi32(a.v, count)}; }
+inline I32 i32_shl(I32 a) {
+  return {_mm512_slli_epi32(a.v, count)};
+}
 template <int count>
-inline I32 i32_sra(I32 a) { return {_mm512_srai_epi32(a.v, count)}; }
+inline I32 i32_sra(I32 a) {
+  return {_mm512_srai_epi32(a.v, count)};
+}
 template <int count>
-inline I32 i32_srl(I32 a) { return {_mm512_srli_epi32(a.v, count)}; }
+inline I32 i32_srl(I32 a) {
+  return {_mm512_srli_epi32(a.v, count)};
+}
 
 inline I32 i32_load_i8(const int8_t* p) {
   return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};

@@ -7,6 +7,9 @@
 // so all three give the same bits, except the payload and sign of a NaN. That needs
 // -ffp-contract=off: gcc may otherwise fuse an add with a mul, intrinsics included.
 //
+// Keep F32 and I32 out of std containers in an ISA file: their member functions are compiled
+// at the end of the file, outside the region.
+//
 // In the _n forms 0 <= n <= width: the lanes from n on read as zero, and no memory
 // past lane n-1 is touched.
 namespace {
@@ -51,11 +54,17 @@ inline I32 i32_max(I32 a, I32 b) { return {a.v > b.v ? a.v : b.v}; }
 inline I32 i32_and(I32 a, I32 b) { return {a.v & b.v}; }
 // Shift counts are 0..31. sra copies the sign bit down, srl shifts zeros in.
 template <int count>
-inline I32 i32_shl(I32 a) { return i32_wrap(u32(a) << count); }
+inline I32 i32_shl(I32 a) {
+  return i32_wrap(u32(a) << count);
+}
 template <int count>
-inline I32 i32_sra(I32 a) { return {a.v >> count}; }
+inline I32 i32_sra(I32 a) {
+  return {a.v >> count};
+}
 template <int count>
-inline I32 i32_srl(I32 a) { return i32_wrap(u32(a) >> count); }
+inline I32 i32_srl(I32 a) {
+  return i32_wrap(u32(a) >> count);
+}
 inline int32_t i32_reduce_max(I32 a) { return a.v; }
 
 // int8 in memory: loads extend the sign, stores saturate.

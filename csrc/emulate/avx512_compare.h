@@ -11,22 +11,22 @@ template <class F>
 static inline bool float_predicate(F a, F b, int predicate) {
   const bool unordered = a != a || b != b;
   switch (predicate & 15) {
-    case 0: return a == b;                     // EQ_OQ
-    case 1: return a < b;                      // LT_OS
-    case 2: return a <= b;                     // LE_OS
-    case 3: return unordered;                  // UNORD_Q
-    case 4: return unordered || a != b;        // NEQ_UQ
-    case 5: return unordered || a >= b;        // NLT_US
-    case 6: return unordered || a > b;         // NLE_US
-    case 7: return !unordered;                 // ORD_Q
-    case 8: return unordered || a == b;        // EQ_UQ
-    case 9: return unordered || a < b;         // NGE_US
-    case 10: return unordered || a <= b;       // NGT_US
-    case 11: return false;                     // FALSE_OQ
-    case 12: return !unordered && a != b;      // NEQ_OQ
-    case 13: return a >= b;                    // GE_OS
-    case 14: return a > b;                     // GT_OS
-    default: return true;                      // TRUE_UQ
+    case 0: return a == b;                 // EQ_OQ
+    case 1: return a < b;                  // LT_OS
+    case 2: return a <= b;                 // LE_OS
+    case 3: return unordered;              // UNORD_Q
+    case 4: return unordered || a != b;    // NEQ_UQ
+    case 5: return unordered || a >= b;    // NLT_US
+    case 6: return unordered || a > b;     // NLE_US
+    case 7: return !unordered;             // ORD_Q
+    case 8: return unordered || a == b;    // EQ_UQ
+    case 9: return unordered || a < b;     // NGE_US
+    case 10: return unordered || a <= b;   // NGT_US
+    case 11: return false;                 // FALSE_OQ
+    case 12: return !unordered && a != b;  // NEQ_OQ
+    case 13: return a >= b;                // GE_OS
+    case 14: return a > b;                 // GT_OS
+    default: return true;                  // TRUE_UQ
   }
 }
 
@@ -45,38 +45,40 @@ static inline bool integer_predicate(T a, T b, int predicate) {
   }
 }
 
-#define LEPTON_EMULATE_COMPARE(W, NAME, V, T, EXPR)                                                \
-  static inline mask_t<T, sizeof(V)> W##_##NAME##_mask(const V& a_, const V& b_) {                         \
-    const auto x = lanes<T>(a_), y = lanes<T>(b_);                                                 \
-    std::uint64_t k = 0;                                                                           \
-    for (int i = 0; i < x.size; ++i) {                                                             \
-      const T a = x.at[i], b = y.at[i];                                                            \
-      k |= std::uint64_t{static_cast<bool>(EXPR)} << i;                                            \
-    }                                                                                              \
-    return static_cast<mask_t<T, sizeof(V)>>(k);                                                           \
-  }                                                                                                \
-  static inline mask_t<T, sizeof(V)> W##_mask_##NAME##_mask(mask_t<T, sizeof(V)> k, const V& a, const V& b) {      \
-    return static_cast<mask_t<T, sizeof(V)>>(k & W##_##NAME##_mask(a, b));                                 \
+#define LEPTON_EMULATE_COMPARE(W, NAME, V, T, EXPR)                                             \
+  static inline mask_t<T, sizeof(V)> W##_##NAME##_mask(const V& a_, const V& b_) {              \
+    const auto x = lanes<T>(a_), y = lanes<T>(b_);                                              \
+    std::uint64_t k = 0;                                                                        \
+    for (int i = 0; i < x.size; ++i) {                                                          \
+      const T a = x.at[i], b = y.at[i];                                                         \
+      k |= std::uint64_t{static_cast<bool>(EXPR)} << i;                                         \
+    }                                                                                           \
+    return static_cast<mask_t<T, sizeof(V)>>(k);                                                \
+  }                                                                                             \
+  static inline mask_t<T, sizeof(V)> W##_mask_##NAME##_mask(mask_t<T, sizeof(V)> k, const V& a, \
+                                                            const V& b) {                       \
+    return static_cast<mask_t<T, sizeof(V)>>(k & W##_##NAME##_mask(a, b));                      \
   }
-#define LEPTON_EMULATE_COMPARE_WITH(W, SUFFIX, V, T, PREDICATE)                                    \
-  static inline mask_t<T, sizeof(V)> W##_cmp_##SUFFIX##_mask(const V& a_, const V& b_, int predicate) {    \
-    const auto x = lanes<T>(a_), y = lanes<T>(b_);                                                 \
-    std::uint64_t k = 0;                                                                           \
-    for (int i = 0; i < x.size; ++i)                                                               \
-      k |= std::uint64_t{PREDICATE(x.at[i], y.at[i], predicate)} << i;                             \
-    return static_cast<mask_t<T, sizeof(V)>>(k);                                                           \
-  }                                                                                                \
-  static inline mask_t<T, sizeof(V)> W##_mask_cmp_##SUFFIX##_mask(mask_t<T, sizeof(V)> k, const V& a, const V& b,  \
-                                                          int predicate) {                         \
-    return static_cast<mask_t<T, sizeof(V)>>(k & W##_cmp_##SUFFIX##_mask(a, b, predicate));                \
+#define LEPTON_EMULATE_COMPARE_WITH(W, SUFFIX, V, T, PREDICATE)                             \
+  static inline mask_t<T, sizeof(V)> W##_cmp_##SUFFIX##_mask(const V& a_, const V& b_,      \
+                                                             int predicate) {               \
+    const auto x = lanes<T>(a_), y = lanes<T>(b_);                                          \
+    std::uint64_t k = 0;                                                                    \
+    for (int i = 0; i < x.size; ++i)                                                        \
+      k |= std::uint64_t{PREDICATE(x.at[i], y.at[i], predicate)} << i;                      \
+    return static_cast<mask_t<T, sizeof(V)>>(k);                                            \
+  }                                                                                         \
+  static inline mask_t<T, sizeof(V)> W##_mask_cmp_##SUFFIX##_mask(                          \
+      mask_t<T, sizeof(V)> k, const V& a, const V& b, int predicate) {                      \
+    return static_cast<mask_t<T, sizeof(V)>>(k & W##_cmp_##SUFFIX##_mask(a, b, predicate)); \
   }
-#define LEPTON_EMULATE_INTEGER_COMPARES(W, SUFFIX, V, T)                                           \
-  LEPTON_EMULATE_COMPARE(W, cmpeq_##SUFFIX, V, T, a == b)                                          \
-  LEPTON_EMULATE_COMPARE(W, cmpneq_##SUFFIX, V, T, a != b)                                         \
-  LEPTON_EMULATE_COMPARE(W, cmplt_##SUFFIX, V, T, a < b)                                           \
-  LEPTON_EMULATE_COMPARE(W, cmple_##SUFFIX, V, T, a <= b)                                          \
-  LEPTON_EMULATE_COMPARE(W, cmpgt_##SUFFIX, V, T, a > b)                                           \
-  LEPTON_EMULATE_COMPARE(W, cmpge_##SUFFIX, V, T, a >= b)                                          \
+#define LEPTON_EMULATE_INTEGER_COMPARES(W, SUFFIX, V, T)   \
+  LEPTON_EMULATE_COMPARE(W, cmpeq_##SUFFIX, V, T, a == b)  \
+  LEPTON_EMULATE_COMPARE(W, cmpneq_##SUFFIX, V, T, a != b) \
+  LEPTON_EMULATE_COMPARE(W, cmplt_##SUFFIX, V, T, a < b)   \
+  LEPTON_EMULATE_COMPARE(W, cmple_##SUFFIX, V, T, a <= b)  \
+  LEPTON_EMULATE_COMPARE(W, cmpgt_##SUFFIX, V, T, a > b)   \
+  LEPTON_EMULATE_COMPARE(W, cmpge_##SUFFIX, V, T, a >= b)  \
   LEPTON_EMULATE_COMPARE_WITH(W, SUFFIX, V, T, integer_predicate)
 
 LEPTON_EMULATE_INTEGER_COMPARES(mm512, epi8, m512i, std::int8_t)
@@ -292,9 +294,14 @@ static inline __mmask16 mm512_fpclass_ps_mask(const m512& a, int imm) {
     const std::uint32_t u = x.at[i], exponent = (u >> 23) & 255, fraction = u & 0x7FFFFF;
     const bool negative = u >> 31, nan = exponent == 255 && fraction, quiet = fraction >> 22;
     const bool infinite = exponent == 255 && !fraction, is_zero = !exponent && !fraction;
-    const bool classes[8] = {nan && quiet,         is_zero && !negative,   is_zero && negative,
-                             infinite && !negative, infinite && negative,  !exponent && fraction,
-                             negative && exponent != 255 && !is_zero,      nan && !quiet};
+    const bool classes[8] = {nan && quiet,
+                             is_zero && !negative,
+                             is_zero && negative,
+                             infinite && !negative,
+                             infinite && negative,
+                             !exponent && fraction,
+                             negative && exponent != 255 && !is_zero,
+                             nan && !quiet};
     for (int c = 0; c < 8; ++c)
       if (bit(static_cast<unsigned>(imm), c) && classes[c]) k |= 1u << i;
   }

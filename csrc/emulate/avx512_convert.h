@@ -1,4 +1,5 @@
-// Conversions: between integers and floats, widening, narrowing (wrapping and saturating), fp16, bf16.
+// Conversions: between integers and floats, widening, narrowing (wrapping and saturating), fp16,
+// bf16.
 #pragma once
 #include "avx512_float.h"
 #include "avx512_int.h"
@@ -12,7 +13,8 @@ namespace lepton_emulate {
 template <class H, class V>
 static inline H half(const V& v, int which) {
   H r;
-  std::memcpy(static_cast<void*>(&r), reinterpret_cast<const char*>(&v) + (which & 1) * sizeof(H), sizeof(H));
+  std::memcpy(static_cast<void*>(&r), reinterpret_cast<const char*>(&v) + (which & 1) * sizeof(H),
+              sizeof(H));
   return r;
 }
 template <class V, class H>
@@ -24,23 +26,24 @@ static inline V halves(const H& low, const H& high) {
 }
 
 // A conversion lane by lane from IN to OUT; masks count the lanes of OUT.
-#define LEPTON_EMULATE_CONVERT(W, NAME, OUT, TO, IN, FROM, EXPR)                                   \
-  static inline OUT W##_##NAME(const IN& a_) {                                                     \
-    constexpr int n = sizeof(IN) / sizeof(FROM) < sizeof(OUT) / sizeof(TO)                         \
-                          ? int(sizeof(IN) / sizeof(FROM)) : int(sizeof(OUT) / sizeof(TO));        \
-    const auto x = lanes<FROM>(a_);                                                                \
-    Pack<TO, n> r;                                                                                 \
-    for (int i = 0; i < n; ++i) {                                                                  \
-      const FROM a = x.at[i];                                                                      \
-      r.at[i] = static_cast<TO>(EXPR);                                                             \
-    }                                                                                              \
-    return join<OUT>(r);                                                                           \
-  }                                                                                                \
-  static inline OUT W##_mask_##NAME(const OUT& src, mask_t<TO, sizeof(OUT)> k, const IN& a) {              \
-    return select<TO>(k, W##_##NAME(a), src);                                                      \
-  }                                                                                                \
-  static inline OUT W##_maskz_##NAME(mask_t<TO, sizeof(OUT)> k, const IN& a) {                             \
-    return select<TO>(k, W##_##NAME(a), zero<OUT>());                                              \
+#define LEPTON_EMULATE_CONVERT(W, NAME, OUT, TO, IN, FROM, EXPR)                              \
+  static inline OUT W##_##NAME(const IN& a_) {                                                \
+    constexpr int n = sizeof(IN) / sizeof(FROM) < sizeof(OUT) / sizeof(TO)                    \
+                          ? int(sizeof(IN) / sizeof(FROM))                                    \
+                          : int(sizeof(OUT) / sizeof(TO));                                    \
+    const auto x = lanes<FROM>(a_);                                                           \
+    Pack<TO, n> r;                                                                            \
+    for (int i = 0; i < n; ++i) {                                                             \
+      const FROM a = x.at[i];                                                                 \
+      r.at[i] = static_cast<TO>(EXPR);                                                        \
+    }                                                                                         \
+    return join<OUT>(r);                                                                      \
+  }                                                                                           \
+  static inline OUT W##_mask_##NAME(const OUT& src, mask_t<TO, sizeof(OUT)> k, const IN& a) { \
+    return select<TO>(k, W##_##NAME(a), src);                                                 \
+  }                                                                                           \
+  static inline OUT W##_maskz_##NAME(mask_t<TO, sizeof(OUT)> k, const IN& a) {                \
+    return select<TO>(k, W##_##NAME(a), zero<OUT>());                                         \
   }
 
 // Integers to floats. The compiler's conversion is CVTDQ2PS, rounded as MXCSR says.
@@ -58,12 +61,18 @@ LEPTON_EMULATE_CONVERT(mm512, cvtepi32_pd, m512d, double, __m256i, std::int32_t,
 #define _mm512_maskz_cvtepi32_pd lepton_emulate::mm512_maskz_cvtepi32_pd
 // Floats to integers; what does not fit becomes 0x80000000, or all ones for unsigned.
 static inline std::uint32_t to_unsigned(double rounded) {
-  return rounded >= 0 && rounded <= 4294967295.0 ? static_cast<std::uint32_t>(static_cast<std::int64_t>(rounded)) : 0xFFFFFFFFu;
+  return rounded >= 0 && rounded <= 4294967295.0
+             ? static_cast<std::uint32_t>(static_cast<std::int64_t>(rounded))
+             : 0xFFFFFFFFu;
 }
-LEPTON_EMULATE_CONVERT(mm512, cvtps_epi32, m512i, std::int32_t, m512, float, _mm_cvtss_si32(_mm_set_ss(a)))
-LEPTON_EMULATE_CONVERT(mm512, cvttps_epi32, m512i, std::int32_t, m512, float, _mm_cvttss_si32(_mm_set_ss(a)))
-LEPTON_EMULATE_CONVERT(mm512, cvtps_epu32, m512i, std::uint32_t, m512, float, to_unsigned(round_with(a, 4)))
-LEPTON_EMULATE_CONVERT(mm512, cvttps_epu32, m512i, std::uint32_t, m512, float, to_unsigned(round_with(a, 3)))
+LEPTON_EMULATE_CONVERT(mm512, cvtps_epi32, m512i, std::int32_t, m512, float,
+                       _mm_cvtss_si32(_mm_set_ss(a)))
+LEPTON_EMULATE_CONVERT(mm512, cvttps_epi32, m512i, std::int32_t, m512, float,
+                       _mm_cvttss_si32(_mm_set_ss(a)))
+LEPTON_EMULATE_CONVERT(mm512, cvtps_epu32, m512i, std::uint32_t, m512, float,
+                       to_unsigned(round_with(a, 4)))
+LEPTON_EMULATE_CONVERT(mm512, cvttps_epu32, m512i, std::uint32_t, m512, float,
+                       to_unsigned(round_with(a, 3)))
 #define _mm512_cvtps_epi32 lepton_emulate::mm512_cvtps_epi32
 #define _mm512_cvtps_epu32 lepton_emulate::mm512_cvtps_epu32
 #define _mm512_cvttps_epi32 lepton_emulate::mm512_cvttps_epi32
@@ -137,37 +146,41 @@ LEPTON_EMULATE_CONVERT(mm512, cvtepu32_epi64, m512i, std::int64_t, __m256i, std:
 #define _mm512_maskz_cvtepi32_epi64 lepton_emulate::mm512_maskz_cvtepi32_epi64
 #define _mm512_maskz_cvtepu32_epi64 lepton_emulate::mm512_maskz_cvtepu32_epi64
 
-// Narrowing: VPMOV wraps, VPMOVS saturates signed, VPMOVUS reads unsigned and saturates. The masked store writes
-// only the lanes of the mask.
-#define LEPTON_EMULATE_NARROW(W, IN, OUT, WIDE, NARROWED)                                          \
-  LEPTON_EMULATE_NARROW_ONE(W, cvtepi, IN, OUT, WIDE, NARROWED, int, static_cast<std::uint64_t>(a)) \
-  LEPTON_EMULATE_NARROW_ONE(W, cvtsepi, IN, OUT, WIDE, NARROWED, int, saturate<std::int##NARROWED##_t>(a)) \
-  LEPTON_EMULATE_NARROW_ONE(W, cvtusepi, IN, OUT, WIDE, NARROWED, uint,                            \
+// Narrowing: VPMOV wraps, VPMOVS saturates signed, VPMOVUS reads unsigned and saturates. The masked
+// store writes only the lanes of the mask.
+#define LEPTON_EMULATE_NARROW(W, IN, OUT, WIDE, NARROWED)               \
+  LEPTON_EMULATE_NARROW_ONE(W, cvtepi, IN, OUT, WIDE, NARROWED, int,    \
+                            static_cast<std::uint64_t>(a))              \
+  LEPTON_EMULATE_NARROW_ONE(W, cvtsepi, IN, OUT, WIDE, NARROWED, int,   \
+                            saturate<std::int##NARROWED##_t>(a))        \
+  LEPTON_EMULATE_NARROW_ONE(W, cvtusepi, IN, OUT, WIDE, NARROWED, uint, \
                             a > std::uint##NARROWED##_t(-1) ? std::uint##NARROWED##_t(-1) : a)
-#define LEPTON_EMULATE_NARROW_ONE(W, CVT, IN, OUT, WIDE, NARROWED, INT, EXPR)                      \
-  static inline OUT W##_##CVT##WIDE##_epi##NARROWED(const IN& a_) {                                \
-    const auto x = lanes<std::INT##WIDE##_t>(a_);                                                  \
-    Pack<std::uint##NARROWED##_t, x.size> r;                                                       \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const std::INT##WIDE##_t a = x.at[i];                                                        \
-      r.at[i] = static_cast<std::uint##NARROWED##_t>(EXPR);                                        \
-    }                                                                                              \
-    return join<OUT>(r);                                                                           \
-  }                                                                                                \
-  static inline OUT W##_mask_##CVT##WIDE##_epi##NARROWED(                                          \
-      const OUT& src, mask_t<std::int##WIDE##_t, sizeof(IN)> k, const IN& a) {                             \
-    constexpr int n = sizeof(IN) / (WIDE / 8);                                                     \
-    /* lanes past the last one of the result are zero, masked or not */                            \
-    const std::uint64_t present = n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;       \
-    return select<std::int##NARROWED##_t>(present,                                                 \
-        select<std::int##NARROWED##_t>(k, W##_##CVT##WIDE##_epi##NARROWED(a), src), zero<OUT>());  \
-  }                                                                                                \
-  static inline OUT W##_maskz_##CVT##WIDE##_epi##NARROWED(mask_t<std::int##WIDE##_t, sizeof(IN)> k, const IN& a) { \
-    return select<std::int##NARROWED##_t>(k, W##_##CVT##WIDE##_epi##NARROWED(a), zero<OUT>());     \
-  }                                                                                                \
-  static inline void W##_mask_##CVT##WIDE##_storeu_epi##NARROWED(                                  \
-      void* p, mask_t<std::int##WIDE##_t, sizeof(IN)> k, const IN& a) {                                    \
-    store_masked<std::int##NARROWED##_t>(p, k, W##_##CVT##WIDE##_epi##NARROWED(a));                \
+#define LEPTON_EMULATE_NARROW_ONE(W, CVT, IN, OUT, WIDE, NARROWED, INT, EXPR)                  \
+  static inline OUT W##_##CVT##WIDE##_epi##NARROWED(const IN& a_) {                            \
+    const auto x = lanes<std::INT##WIDE##_t>(a_);                                              \
+    Pack<std::uint##NARROWED##_t, x.size> r;                                                   \
+    for (int i = 0; i < r.size; ++i) {                                                         \
+      const std::INT##WIDE##_t a = x.at[i];                                                    \
+      r.at[i] = static_cast<std::uint##NARROWED##_t>(EXPR);                                    \
+    }                                                                                          \
+    return join<OUT>(r);                                                                       \
+  }                                                                                            \
+  static inline OUT W##_mask_##CVT##WIDE##_epi##NARROWED(                                      \
+      const OUT& src, mask_t<std::int##WIDE##_t, sizeof(IN)> k, const IN& a) {                 \
+    constexpr int n = sizeof(IN) / (WIDE / 8);                                                 \
+    /* lanes past the last one of the result are zero, masked or not */                        \
+    const std::uint64_t present = n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;   \
+    return select<std::int##NARROWED##_t>(                                                     \
+        present, select<std::int##NARROWED##_t>(k, W##_##CVT##WIDE##_epi##NARROWED(a), src),   \
+        zero<OUT>());                                                                          \
+  }                                                                                            \
+  static inline OUT W##_maskz_##CVT##WIDE##_epi##NARROWED(                                     \
+      mask_t<std::int##WIDE##_t, sizeof(IN)> k, const IN& a) {                                 \
+    return select<std::int##NARROWED##_t>(k, W##_##CVT##WIDE##_epi##NARROWED(a), zero<OUT>()); \
+  }                                                                                            \
+  static inline void W##_mask_##CVT##WIDE##_storeu_epi##NARROWED(                              \
+      void* p, mask_t<std::int##WIDE##_t, sizeof(IN)> k, const IN& a) {                        \
+    store_masked<std::int##NARROWED##_t>(p, k, W##_##CVT##WIDE##_epi##NARROWED(a));            \
   }
 LEPTON_EMULATE_NARROW(mm512, m512i, __m256i, 16, 8)
 LEPTON_EMULATE_NARROW(mm512, m512i, __m128i, 32, 8)
@@ -328,15 +341,19 @@ static inline __m128i narrow_to_fp16(const __m256& a, int rounding) {
   }
 }
 static inline __m256i mm512_cvtps_ph(const m512& a, int rounding) {
-  return halves<__m256i>(narrow_to_fp16(half<__m256>(a, 0), rounding), narrow_to_fp16(half<__m256>(a, 1), rounding));
+  return halves<__m256i>(narrow_to_fp16(half<__m256>(a, 0), rounding),
+                         narrow_to_fp16(half<__m256>(a, 1), rounding));
 }
-static inline __m256i mm512_mask_cvtps_ph(const __m256i& src, __mmask16 k, const m512& a, int rounding) {
+static inline __m256i mm512_mask_cvtps_ph(const __m256i& src, __mmask16 k, const m512& a,
+                                          int rounding) {
   return select<std::int16_t>(k, mm512_cvtps_ph(a, rounding), src);
 }
 static inline __m256i mm512_maskz_cvtps_ph(__mmask16 k, const m512& a, int rounding) {
   return select<std::int16_t>(k, mm512_cvtps_ph(a, rounding), zero<__m256i>());
 }
-static inline __m256i mm512_cvt_roundps_ph(const m512& a, int rounding) { return mm512_cvtps_ph(a, rounding); }
+static inline __m256i mm512_cvt_roundps_ph(const m512& a, int rounding) {
+  return mm512_cvtps_ph(a, rounding);
+}
 #define _mm512_cvtph_ps lepton_emulate::mm512_cvtph_ps
 #undef _mm512_cvtps_ph
 #define _mm512_cvtps_ph lepton_emulate::mm512_cvtps_ph
@@ -351,15 +368,18 @@ static inline __m256i mm512_cvt_roundps_ph(const m512& a, int rounding) { return
 #undef _mm512_cvt_roundps_ph
 #define _mm512_cvt_roundps_ph lepton_emulate::mm512_cvt_roundps_ph
 
-// bf16, VCVTNEPS2BF16: to nearest even, whatever MXCSR says; denormals become zeros; NaNs become quiet.
+// bf16, VCVTNEPS2BF16: to nearest even, whatever MXCSR says; denormals become zeros; NaNs become
+// quiet.
 static inline std::uint16_t to_bf16(std::uint32_t u) {
   const std::uint32_t magnitude = u & 0x7FFFFFFFu;
   if (magnitude < 0x00800000u) return static_cast<std::uint16_t>((u >> 16) & 0x8000u);
   if (magnitude > 0x7F800000u) return static_cast<std::uint16_t>((u >> 16) | 0x0040u);
-  return static_cast<std::uint16_t>((u + 0x7FFFu + ((u >> 16) & 1)) >> 16);  // infinity stays: no carry into it
+  return static_cast<std::uint16_t>((u + 0x7FFFu + ((u >> 16) & 1)) >>
+                                    16);  // infinity stays: no carry into it
 }
 LEPTON_EMULATE_CONVERT(mm512, cvtneps_pbh, __m256bh, std::uint16_t, m512, std::uint32_t, to_bf16(a))
-LEPTON_EMULATE_CONVERT(mm256, cvtneps_pbh, __m128bh, std::uint16_t, __m256, std::uint32_t, to_bf16(a))
+LEPTON_EMULATE_CONVERT(mm256, cvtneps_pbh, __m128bh, std::uint16_t, __m256, std::uint32_t,
+                       to_bf16(a))
 #define _mm512_cvtneps_pbh lepton_emulate::mm512_cvtneps_pbh
 #define _mm512_mask_cvtneps_pbh lepton_emulate::mm512_mask_cvtneps_pbh
 #define _mm512_maskz_cvtneps_pbh lepton_emulate::mm512_maskz_cvtneps_pbh
@@ -370,7 +390,8 @@ LEPTON_EMULATE_CONVERT(mm256, cvtneps_pbh, __m128bh, std::uint16_t, __m256, std:
 static inline m512bh mm512_cvtne2ps_pbh(const m512& high, const m512& low) {
   return halves<m512bh>(mm512_cvtneps_pbh(low), mm512_cvtneps_pbh(high));
 }
-static inline m512bh mm512_mask_cvtne2ps_pbh(const m512bh& src, __mmask32 k, const m512& high, const m512& low) {
+static inline m512bh mm512_mask_cvtne2ps_pbh(const m512bh& src, __mmask32 k, const m512& high,
+                                             const m512& low) {
   return select<std::uint16_t>(k, mm512_cvtne2ps_pbh(high, low), src);
 }
 static inline m512bh mm512_maskz_cvtne2ps_pbh(__mmask32 k, const m512& high, const m512& low) {
@@ -380,7 +401,8 @@ static inline m512bh mm512_maskz_cvtne2ps_pbh(__mmask32 k, const m512& high, con
 #define _mm512_mask_cvtne2ps_pbh lepton_emulate::mm512_mask_cvtne2ps_pbh
 #define _mm512_maskz_cvtne2ps_pbh lepton_emulate::mm512_maskz_cvtne2ps_pbh
 // bf16 to float is a shift; denormals survive it.
-LEPTON_EMULATE_CONVERT(mm512, cvtpbh_ps, m512, std::uint32_t, __m256bh, std::uint16_t, std::uint32_t{a} << 16)
+LEPTON_EMULATE_CONVERT(mm512, cvtpbh_ps, m512, std::uint32_t, __m256bh, std::uint16_t,
+                       std::uint32_t{a} << 16)
 #define _mm512_cvtpbh_ps lepton_emulate::mm512_cvtpbh_ps
 #define _mm512_mask_cvtpbh_ps lepton_emulate::mm512_mask_cvtpbh_ps
 #define _mm512_maskz_cvtpbh_ps lepton_emulate::mm512_maskz_cvtpbh_ps

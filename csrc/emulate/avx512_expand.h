@@ -42,27 +42,29 @@ static inline void compress_store(void* p, std::uint64_t k, const V& a) {
   for (int i = 0; i < x.size; ++i)
     if (bit(k, i)) std::memcpy(static_cast<T*>(p) + next++, &x.at[i], sizeof(T));
 }
-#define LEPTON_EMULATE_EXPAND(W, SUFFIX, V, T)                                                     \
-  static inline V W##_mask_expand_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const V& a) {             \
-    return expand<T>(src, k, a);                                                                   \
-  }                                                                                                \
-  static inline V W##_maskz_expand_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a) {                          \
-    return expand<T>(zero<V>(), k, a);                                                             \
-  }                                                                                                \
-  static inline V W##_mask_expandloadu_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const void* p) {     \
-    return expand_load<T>(src, k, p);                                                              \
-  }                                                                                                \
-  static inline V W##_maskz_expandloadu_##SUFFIX(mask_t<T, sizeof(V)> k, const void* p) {                  \
-    return expand_load<T>(zero<V>(), k, p);                                                        \
-  }                                                                                                \
-  static inline V W##_mask_compress_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const V& a) {           \
-    return compress<T>(src, k, a);                                                                 \
-  }                                                                                                \
-  static inline V W##_maskz_compress_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a) {                        \
-    return compress<T>(zero<V>(), k, a);                                                           \
-  }                                                                                                \
-  static inline void W##_mask_compressstoreu_##SUFFIX(void* p, mask_t<T, sizeof(V)> k, const V& a) {       \
-    compress_store<T>(p, k, a);                                                                    \
+#define LEPTON_EMULATE_EXPAND(W, SUFFIX, V, T)                                                   \
+  static inline V W##_mask_expand_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const V& a) {   \
+    return expand<T>(src, k, a);                                                                 \
+  }                                                                                              \
+  static inline V W##_maskz_expand_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a) {                \
+    return expand<T>(zero<V>(), k, a);                                                           \
+  }                                                                                              \
+  static inline V W##_mask_expandloadu_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k,            \
+                                                const void* p) {                                 \
+    return expand_load<T>(src, k, p);                                                            \
+  }                                                                                              \
+  static inline V W##_maskz_expandloadu_##SUFFIX(mask_t<T, sizeof(V)> k, const void* p) {        \
+    return expand_load<T>(zero<V>(), k, p);                                                      \
+  }                                                                                              \
+  static inline V W##_mask_compress_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const V& a) { \
+    return compress<T>(src, k, a);                                                               \
+  }                                                                                              \
+  static inline V W##_maskz_compress_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a) {              \
+    return compress<T>(zero<V>(), k, a);                                                         \
+  }                                                                                              \
+  static inline void W##_mask_compressstoreu_##SUFFIX(void* p, mask_t<T, sizeof(V)> k,           \
+                                                      const V& a) {                              \
+    compress_store<T>(p, k, a);                                                                  \
   }
 LEPTON_EMULATE_EXPAND(mm512, epi8, m512i, std::int8_t)
 LEPTON_EMULATE_EXPAND(mm512, epi16, m512i, std::int16_t)

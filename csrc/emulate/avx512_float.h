@@ -1,4 +1,5 @@
-// Floating-point arithmetic. Every operation is the scalar IEEE one, rounded as MXCSR says, like the hardware's.
+// Floating-point arithmetic. Every operation is the scalar IEEE one, rounded as MXCSR says, like
+// the hardware's.
 #pragma once
 #include "avx512_types.h"
 
@@ -8,7 +9,7 @@ namespace lepton_emulate {
 
 LEPTON_EMULATE_BINARY(mm512, add_ps, m512, float, a + b)
 LEPTON_EMULATE_BINARY(mm512, sub_ps, m512, float, a - b)
-LEPTON_EMULATE_BINARY(mm512, mul_ps, m512, float, a * b)
+LEPTON_EMULATE_BINARY(mm512, mul_ps, m512, float, a* b)
 LEPTON_EMULATE_BINARY(mm512, div_ps, m512, float, a / b)
 // MINPS and MAXPS: the second operand where either is NaN or both are zeros.
 LEPTON_EMULATE_BINARY(mm512, min_ps, m512, float, a < b ? a : b)
@@ -33,7 +34,7 @@ LEPTON_EMULATE_BINARY(mm512, max_ps, m512, float, a > b ? a : b)
 #define _mm512_maskz_max_ps lepton_emulate::mm512_maskz_max_ps
 LEPTON_EMULATE_BINARY(mm512, add_pd, m512d, double, a + b)
 LEPTON_EMULATE_BINARY(mm512, sub_pd, m512d, double, a - b)
-LEPTON_EMULATE_BINARY(mm512, mul_pd, m512d, double, a * b)
+LEPTON_EMULATE_BINARY(mm512, mul_pd, m512d, double, a* b)
 LEPTON_EMULATE_BINARY(mm512, div_pd, m512d, double, a / b)
 LEPTON_EMULATE_BINARY(mm512, min_pd, m512d, double, a < b ? a : b)
 LEPTON_EMULATE_BINARY(mm512, max_pd, m512d, double, a > b ? a : b)
@@ -56,7 +57,8 @@ LEPTON_EMULATE_BINARY(mm512, max_pd, m512d, double, a > b ? a : b)
 #define _mm512_maskz_min_pd lepton_emulate::mm512_maskz_min_pd
 #define _mm512_maskz_max_pd lepton_emulate::mm512_maskz_max_pd
 LEPTON_EMULATE_UNARY(mm512, sqrt_ps, m512, float, _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a))))
-LEPTON_EMULATE_UNARY(mm512, sqrt_pd, m512d, double, _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(a))))
+LEPTON_EMULATE_UNARY(mm512, sqrt_pd, m512d, double,
+                     _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(a))))
 #define _mm512_sqrt_ps lepton_emulate::mm512_sqrt_ps
 #define _mm512_sqrt_pd lepton_emulate::mm512_sqrt_pd
 #define _mm512_mask_sqrt_ps lepton_emulate::mm512_mask_sqrt_ps
@@ -65,24 +67,24 @@ LEPTON_EMULATE_UNARY(mm512, sqrt_pd, m512d, double, _mm_cvtsd_f64(_mm_sqrt_sd(_m
 #define _mm512_maskz_sqrt_pd lepton_emulate::mm512_maskz_sqrt_pd
 
 // Fused multiply-add: one rounding.
-#define LEPTON_EMULATE_FMA(W, NAME, V, T, EXPR)                                                    \
-  static inline V W##_##NAME(const V& a_, const V& b_, const V& c_) {                              \
-    const auto x = lanes<T>(a_), y = lanes<T>(b_), z = lanes<T>(c_);                               \
-    Pack<T, sizeof(V) / sizeof(T)> r;                                                              \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const T a = x.at[i], b = y.at[i], c = z.at[i];                                               \
-      r.at[i] = EXPR;                                                                              \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
-  static inline V W##_mask_##NAME(const V& a, mask_t<T, sizeof(V)> k, const V& b, const V& c) {            \
-    return select<T>(k, W##_##NAME(a, b, c), a);                                                   \
-  }                                                                                                \
-  static inline V W##_mask3_##NAME(const V& a, const V& b, const V& c, mask_t<T, sizeof(V)> k) {           \
-    return select<T>(k, W##_##NAME(a, b, c), c);                                                   \
-  }                                                                                                \
-  static inline V W##_maskz_##NAME(mask_t<T, sizeof(V)> k, const V& a, const V& b, const V& c) {           \
-    return select<T>(k, W##_##NAME(a, b, c), zero<V>());                                           \
+#define LEPTON_EMULATE_FMA(W, NAME, V, T, EXPR)                                                  \
+  static inline V W##_##NAME(const V& a_, const V& b_, const V& c_) {                            \
+    const auto x = lanes<T>(a_), y = lanes<T>(b_), z = lanes<T>(c_);                             \
+    Pack<T, sizeof(V) / sizeof(T)> r;                                                            \
+    for (int i = 0; i < r.size; ++i) {                                                           \
+      const T a = x.at[i], b = y.at[i], c = z.at[i];                                             \
+      r.at[i] = EXPR;                                                                            \
+    }                                                                                            \
+    return join<V>(r);                                                                           \
+  }                                                                                              \
+  static inline V W##_mask_##NAME(const V& a, mask_t<T, sizeof(V)> k, const V& b, const V& c) {  \
+    return select<T>(k, W##_##NAME(a, b, c), a);                                                 \
+  }                                                                                              \
+  static inline V W##_mask3_##NAME(const V& a, const V& b, const V& c, mask_t<T, sizeof(V)> k) { \
+    return select<T>(k, W##_##NAME(a, b, c), c);                                                 \
+  }                                                                                              \
+  static inline V W##_maskz_##NAME(mask_t<T, sizeof(V)> k, const V& a, const V& b, const V& c) { \
+    return select<T>(k, W##_##NAME(a, b, c), zero<V>());                                         \
   }
 LEPTON_EMULATE_FMA(mm512, fmadd_ps, m512, float, __builtin_fmaf(a, b, c))
 LEPTON_EMULATE_FMA(mm512, fmsub_ps, m512, float, __builtin_fmaf(a, b, -c))
@@ -160,8 +162,8 @@ static inline m512 mm512_fmadd_round_ps(const m512& a, const m512& b, const m512
 static inline float float_of(std::uint32_t u) { return bits<float>(u); }
 static inline std::uint32_t bits_of(float f) { return bits<std::uint32_t>(f); }
 LEPTON_EMULATE_UNARY(mm512, abs_ps, m512, float, float_of(bits_of(a) & 0x7FFFFFFFu))
-LEPTON_EMULATE_BINARY(mm512, and_ps, m512, std::uint32_t, a & b)
-LEPTON_EMULATE_BINARY(mm512, andnot_ps, m512, std::uint32_t, ~a & b)
+LEPTON_EMULATE_BINARY(mm512, and_ps, m512, std::uint32_t, a& b)
+LEPTON_EMULATE_BINARY(mm512, andnot_ps, m512, std::uint32_t, ~a& b)
 LEPTON_EMULATE_BINARY(mm512, or_ps, m512, std::uint32_t, a | b)
 LEPTON_EMULATE_BINARY(mm512, xor_ps, m512, std::uint32_t, a ^ b)
 #define _mm512_abs_ps lepton_emulate::mm512_abs_ps
@@ -193,13 +195,16 @@ static inline double round_with(double x, int mode) {
 // A signalling NaN becomes quiet in every arithmetic instruction.
 static inline float quiet(float x) { return float_of(bits_of(x) | 0x00400000u); }
 // 2^e for -1022 <= e <= 1023.
-static inline double power_of_two(int e) { return bits<double>(static_cast<std::uint64_t>(e + 1023) << 52); }
+static inline double power_of_two(int e) {
+  return bits<double>(static_cast<std::uint64_t>(e + 1023) << 52);
+}
 
 // VRNDSCALEPS: to a multiple of 2^-(imm >> 4). In double every step is exact.
 static inline float round_scale(float x, int imm) {
   if (x != x) return quiet(x);
   const int places = (imm >> 4) & 15;
-  return static_cast<float>(round_with(double{x} * power_of_two(places), imm) * power_of_two(-places));
+  return static_cast<float>(round_with(double{x} * power_of_two(places), imm) *
+                            power_of_two(-places));
 }
 LEPTON_EMULATE_IMMEDIATE(mm512, roundscale_ps, m512, float, round_scale(a, static_cast<int>(n)))
 #undef _mm512_roundscale_ps
@@ -213,7 +218,8 @@ static inline m512 mm512_ceil_ps(const m512& a) { return mm512_roundscale_ps(a, 
 #define _mm512_floor_ps lepton_emulate::mm512_floor_ps
 #define _mm512_ceil_ps lepton_emulate::mm512_ceil_ps
 
-// VREDUCEPS: what round_scale takes away. Infinity gives +0; a zero result is negative only when rounding down.
+// VREDUCEPS: what round_scale takes away. Infinity gives +0; a zero result is negative only when
+// rounding down.
 static inline float reduce_one(float x, int imm) {
   if (x != x) return quiet(x);
   if (std::isinf(x)) return 0.0f;
@@ -242,7 +248,8 @@ static inline float scale_one(float a, float b) {
   }
   if (a != a) return quiet(a);
   const double exponent = round_with(double{b}, 1);
-  // Beyond +-400 the result has overflowed or vanished already; inside, the product in double is exact.
+  // Beyond +-400 the result has overflowed or vanished already; inside, the product in double is
+  // exact.
   const int e = exponent > 400 ? 400 : exponent < -400 ? -400 : static_cast<int>(exponent);
   return static_cast<float>(double{a} * power_of_two(e));
 }
@@ -266,7 +273,8 @@ LEPTON_EMULATE_UNARY(mm512, getexp_ps, m512, float, exponent_one(a))
 #undef _mm512_maskz_getexp_ps
 #define _mm512_maskz_getexp_ps lepton_emulate::mm512_maskz_getexp_ps
 
-// VGETMANTPS: the significand in [1,2), [1/2,2), [1/2,1) or [3/4,3/2); sign control: source, plus, NaN if negative.
+// VGETMANTPS: the significand in [1,2), [1/2,2), [1/2,1) or [3/4,3/2); sign control: source, plus,
+// NaN if negative.
 static inline float significand_one(float x, int interval, int sign_control) {
   if (x != x) return quiet(x);
   const bool negative = bits_of(x) >> 31;
@@ -291,10 +299,12 @@ static inline m512 mm512_getmant_ps(const m512& a, int interval, int sign_contro
   for (int i = 0; i < 16; ++i) r.lane[i] = significand_one(a.lane[i], interval, sign_control);
   return r;
 }
-static inline m512 mm512_mask_getmant_ps(const m512& src, __mmask16 k, const m512& a, int interval, int sign_control) {
+static inline m512 mm512_mask_getmant_ps(const m512& src, __mmask16 k, const m512& a, int interval,
+                                         int sign_control) {
   return select<float>(k, mm512_getmant_ps(a, interval, sign_control), src);
 }
-static inline m512 mm512_maskz_getmant_ps(__mmask16 k, const m512& a, int interval, int sign_control) {
+static inline m512 mm512_maskz_getmant_ps(__mmask16 k, const m512& a, int interval,
+                                          int sign_control) {
   return select<float>(k, mm512_getmant_ps(a, interval, sign_control), zero<m512>());
 }
 #undef _mm512_getmant_ps
@@ -304,8 +314,9 @@ static inline m512 mm512_maskz_getmant_ps(__mmask16 k, const m512& a, int interv
 #undef _mm512_maskz_getmant_ps
 #define _mm512_maskz_getmant_ps lepton_emulate::mm512_maskz_getmant_ps
 
-// Sums over a register, in the order in which gcc's header writes them: the upper half onto the lower one down to
-// four lanes; then lane i with lane i + 2; then the last two. min and max take their operands in that order too.
+// Sums over a register, in the order in which gcc's header writes them: the upper half onto the
+// lower one down to four lanes; then lane i with lane i + 2; then the last two. min and max take
+// their operands in that order too.
 template <class T, int N, class Op>
 static inline T fold(Pack<T, N> p, Op op) {
   constexpr int four = N == 16 ? 4 : 2;  // lanes of a 128-bit register
@@ -316,17 +327,17 @@ static inline T fold(Pack<T, N> p, Op op) {
     for (int i = 0; i < width; ++i) p.at[i] = op(p.at[i], p.at[i + width]);
   return p.at[0];
 }
-#define LEPTON_EMULATE_FOLD(NAME, V, T, NEUTRAL, EXPR)                                             \
-  static inline T mm512_reduce_##NAME(const V& v) {                                                \
-    return fold(lanes<T>(v), [](T a, T b) { return static_cast<T>(EXPR); });                       \
-  }                                                                                                \
-  static inline T mm512_mask_reduce_##NAME(mask_t<T, sizeof(V)> k, const V& v) {                           \
-    Pack<T, sizeof(V) / sizeof(T)> p;                                                              \
-    for (int i = 0; i < p.size; ++i) p.at[i] = NEUTRAL;                                            \
-    return mm512_reduce_##NAME(select<T>(k, v, join<V>(p)));                                       \
+#define LEPTON_EMULATE_FOLD(NAME, V, T, NEUTRAL, EXPR)                           \
+  static inline T mm512_reduce_##NAME(const V& v) {                              \
+    return fold(lanes<T>(v), [](T a, T b) { return static_cast<T>(EXPR); });     \
+  }                                                                              \
+  static inline T mm512_mask_reduce_##NAME(mask_t<T, sizeof(V)> k, const V& v) { \
+    Pack<T, sizeof(V) / sizeof(T)> p;                                            \
+    for (int i = 0; i < p.size; ++i) p.at[i] = NEUTRAL;                          \
+    return mm512_reduce_##NAME(select<T>(k, v, join<V>(p)));                     \
   }
 LEPTON_EMULATE_FOLD(add_ps, m512, float, 0.0f, a + b)
-LEPTON_EMULATE_FOLD(mul_ps, m512, float, 1.0f, a * b)
+LEPTON_EMULATE_FOLD(mul_ps, m512, float, 1.0f, a* b)
 LEPTON_EMULATE_FOLD(min_ps, m512, float, HUGE_VALF, a < b ? a : b)
 LEPTON_EMULATE_FOLD(max_ps, m512, float, -HUGE_VALF, a > b ? a : b)
 LEPTON_EMULATE_FOLD(add_pd, m512d, double, 0.0, a + b)
@@ -336,7 +347,7 @@ LEPTON_EMULATE_FOLD(add_epi32, m512i, int, 0, static_cast<unsigned>(a) + static_
 LEPTON_EMULATE_FOLD(min_epi32, m512i, int, INT32_MAX, a < b ? a : b)
 LEPTON_EMULATE_FOLD(max_epi32, m512i, int, INT32_MIN, a > b ? a : b)
 LEPTON_EMULATE_FOLD(or_epi32, m512i, int, 0, a | b)
-LEPTON_EMULATE_FOLD(and_epi32, m512i, int, -1, a & b)
+LEPTON_EMULATE_FOLD(and_epi32, m512i, int, -1, a& b)
 LEPTON_EMULATE_FOLD(min_epu32, m512i, unsigned, UINT32_MAX, a < b ? a : b)
 LEPTON_EMULATE_FOLD(max_epu32, m512i, unsigned, 0, a > b ? a : b)
 LEPTON_EMULATE_FOLD(add_epi64, m512i, long long, 0,

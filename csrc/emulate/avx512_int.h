@@ -9,8 +9,11 @@ namespace lepton_emulate {
 // Narrow To saturates: VPACK*, VPADDS*, VPMOVS* and the rest share this.
 template <class To, class From>
 static inline To saturate(From x) {
-  constexpr auto low = static_cast<std::int64_t>(static_cast<To>(To(-1) < To(0) ? std::int64_t{1} << (8 * sizeof(To) - 1) : 0));
-  constexpr auto high = To(-1) < To(0) ? -(low + 1) : static_cast<std::int64_t>((std::uint64_t{1} << (8 * sizeof(To))) - 1);
+  constexpr auto low = static_cast<std::int64_t>(
+      static_cast<To>(To(-1) < To(0) ? std::int64_t{1} << (8 * sizeof(To) - 1) : 0));
+  constexpr auto high = To(-1) < To(0)
+                            ? -(low + 1)
+                            : static_cast<std::int64_t>((std::uint64_t{1} << (8 * sizeof(To))) - 1);
   return static_cast<To>(x < low ? low : x > high ? high : x);
 }
 
@@ -81,8 +84,8 @@ LEPTON_EMULATE_BINARY(mm512, subs_epu16, m512i, std::uint16_t, saturate<std::uin
 #define _mm512_maskz_subs_epu16 lepton_emulate::mm512_maskz_subs_epu16
 
 LEPTON_EMULATE_BINARY(mm512, mullo_epi16, m512i, std::uint16_t, std::uint32_t{a} * b)
-LEPTON_EMULATE_BINARY(mm512, mullo_epi32, m512i, std::uint32_t, a * b)
-LEPTON_EMULATE_BINARY(mm512, mullo_epi64, m512i, std::uint64_t, a * b)
+LEPTON_EMULATE_BINARY(mm512, mullo_epi32, m512i, std::uint32_t, a* b)
+LEPTON_EMULATE_BINARY(mm512, mullo_epi64, m512i, std::uint64_t, a* b)
 LEPTON_EMULATE_BINARY(mm512, mulhi_epi16, m512i, std::int16_t, (a * b) >> 16)
 LEPTON_EMULATE_BINARY(mm512, mulhi_epu16, m512i, std::uint16_t, (std::uint32_t{a} * b) >> 16)
 LEPTON_EMULATE_BINARY(mm512, mulhrs_epi16, m512i, std::int16_t, (((a * b) >> 14) + 1) >> 1)
@@ -105,8 +108,10 @@ LEPTON_EMULATE_BINARY(mm512, mulhrs_epi16, m512i, std::int16_t, (((a * b) >> 14)
 #define _mm512_maskz_mulhi_epu16 lepton_emulate::mm512_maskz_mulhi_epu16
 #define _mm512_maskz_mulhrs_epi16 lepton_emulate::mm512_maskz_mulhrs_epi16
 // The low half of each 64-bit lane.
-LEPTON_EMULATE_BINARY(mm512, mul_epi32, m512i, std::int64_t, std::int64_t{static_cast<std::int32_t>(a)} * static_cast<std::int32_t>(b))
-LEPTON_EMULATE_BINARY(mm512, mul_epu32, m512i, std::uint64_t, std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b))
+LEPTON_EMULATE_BINARY(mm512, mul_epi32, m512i, std::int64_t,
+                      std::int64_t{static_cast<std::int32_t>(a)} * static_cast<std::int32_t>(b))
+LEPTON_EMULATE_BINARY(mm512, mul_epu32, m512i, std::uint64_t,
+                      std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b))
 #define _mm512_mul_epi32 lepton_emulate::mm512_mul_epi32
 #define _mm512_mul_epu32 lepton_emulate::mm512_mul_epu32
 #define _mm512_mask_mul_epi32 lepton_emulate::mm512_mask_mul_epi32
@@ -174,8 +179,10 @@ LEPTON_EMULATE_BINARY(mm512, max_epi64, m512i, std::int64_t, a > b ? a : b)
 // |lowest| wraps to itself.
 LEPTON_EMULATE_UNARY(mm512, abs_epi8, m512i, std::int8_t, a < 0 ? -a : a)
 LEPTON_EMULATE_UNARY(mm512, abs_epi16, m512i, std::int16_t, a < 0 ? -a : a)
-LEPTON_EMULATE_UNARY(mm512, abs_epi32, m512i, std::uint32_t, static_cast<std::int32_t>(a) < 0 ? 0u - a : a)
-LEPTON_EMULATE_UNARY(mm512, abs_epi64, m512i, std::uint64_t, static_cast<std::int64_t>(a) < 0 ? std::uint64_t{0} - a : a)
+LEPTON_EMULATE_UNARY(mm512, abs_epi32, m512i, std::uint32_t,
+                     static_cast<std::int32_t>(a) < 0 ? 0u - a : a)
+LEPTON_EMULATE_UNARY(mm512, abs_epi64, m512i, std::uint64_t,
+                     static_cast<std::int64_t>(a) < 0 ? std::uint64_t{0} - a : a)
 #define _mm512_abs_epi8 lepton_emulate::mm512_abs_epi8
 #define _mm512_abs_epi16 lepton_emulate::mm512_abs_epi16
 #define _mm512_abs_epi32 lepton_emulate::mm512_abs_epi32
@@ -198,12 +205,12 @@ LEPTON_EMULATE_BINARY(mm512, avg_epu16, m512i, std::uint16_t, (a + b + 1) >> 1)
 #define _mm512_maskz_avg_epu16 lepton_emulate::mm512_maskz_avg_epu16
 
 // Logic.
-LEPTON_EMULATE_BINARY(mm512, and_epi32, m512i, std::uint32_t, a & b)
-LEPTON_EMULATE_BINARY(mm512, andnot_epi32, m512i, std::uint32_t, ~a & b)
+LEPTON_EMULATE_BINARY(mm512, and_epi32, m512i, std::uint32_t, a& b)
+LEPTON_EMULATE_BINARY(mm512, andnot_epi32, m512i, std::uint32_t, ~a& b)
 LEPTON_EMULATE_BINARY(mm512, or_epi32, m512i, std::uint32_t, a | b)
 LEPTON_EMULATE_BINARY(mm512, xor_epi32, m512i, std::uint32_t, a ^ b)
-LEPTON_EMULATE_BINARY(mm512, and_epi64, m512i, std::uint64_t, a & b)
-LEPTON_EMULATE_BINARY(mm512, andnot_epi64, m512i, std::uint64_t, ~a & b)
+LEPTON_EMULATE_BINARY(mm512, and_epi64, m512i, std::uint64_t, a& b)
+LEPTON_EMULATE_BINARY(mm512, andnot_epi64, m512i, std::uint64_t, ~a& b)
 LEPTON_EMULATE_BINARY(mm512, or_epi64, m512i, std::uint64_t, a | b)
 LEPTON_EMULATE_BINARY(mm512, xor_epi64, m512i, std::uint64_t, a ^ b)
 #define _mm512_and_epi32 lepton_emulate::mm512_and_epi32
@@ -230,31 +237,42 @@ LEPTON_EMULATE_BINARY(mm512, xor_epi64, m512i, std::uint64_t, a ^ b)
 #define _mm512_maskz_or_epi64 lepton_emulate::mm512_maskz_or_epi64
 #define _mm512_maskz_xor_epi32 lepton_emulate::mm512_maskz_xor_epi32
 #define _mm512_maskz_xor_epi64 lepton_emulate::mm512_maskz_xor_epi64
-static inline m512i mm512_and_si512(const m512i& a, const m512i& b) { return mm512_and_epi64(a, b); }
-static inline m512i mm512_andnot_si512(const m512i& a, const m512i& b) { return mm512_andnot_epi64(a, b); }
+static inline m512i mm512_and_si512(const m512i& a, const m512i& b) {
+  return mm512_and_epi64(a, b);
+}
+static inline m512i mm512_andnot_si512(const m512i& a, const m512i& b) {
+  return mm512_andnot_epi64(a, b);
+}
 static inline m512i mm512_or_si512(const m512i& a, const m512i& b) { return mm512_or_epi64(a, b); }
-static inline m512i mm512_xor_si512(const m512i& a, const m512i& b) { return mm512_xor_epi64(a, b); }
+static inline m512i mm512_xor_si512(const m512i& a, const m512i& b) {
+  return mm512_xor_epi64(a, b);
+}
 #define _mm512_and_si512 lepton_emulate::mm512_and_si512
 #define _mm512_andnot_si512 lepton_emulate::mm512_andnot_si512
 #define _mm512_or_si512 lepton_emulate::mm512_or_si512
 #define _mm512_xor_si512 lepton_emulate::mm512_xor_si512
 
 // VPTERNLOG: bit (a << 2 | b << 1 | c) of the immediate, for every bit position.
-static inline m512i mm512_ternarylogic_epi32(const m512i& a_, const m512i& b_, const m512i& c_, int imm) {
-  const auto a = lanes<std::uint64_t>(a_), b = lanes<std::uint64_t>(b_), c = lanes<std::uint64_t>(c_);
+static inline m512i mm512_ternarylogic_epi32(const m512i& a_, const m512i& b_, const m512i& c_,
+                                             int imm) {
+  const auto a = lanes<std::uint64_t>(a_), b = lanes<std::uint64_t>(b_),
+             c = lanes<std::uint64_t>(c_);
   Pack<std::uint64_t, 8> r;
   for (int i = 0; i < 8; ++i) {
     r.at[i] = 0;
     for (int row = 0; row < 8; ++row)
       if ((imm >> row) & 1)
-        r.at[i] |= (row & 4 ? a.at[i] : ~a.at[i]) & (row & 2 ? b.at[i] : ~b.at[i]) & (row & 1 ? c.at[i] : ~c.at[i]);
+        r.at[i] |= (row & 4 ? a.at[i] : ~a.at[i]) & (row & 2 ? b.at[i] : ~b.at[i]) &
+                   (row & 1 ? c.at[i] : ~c.at[i]);
   }
   return join<m512i>(r);
 }
-static inline m512i mm512_ternarylogic_epi64(const m512i& a, const m512i& b, const m512i& c, int imm) {
+static inline m512i mm512_ternarylogic_epi64(const m512i& a, const m512i& b, const m512i& c,
+                                             int imm) {
   return mm512_ternarylogic_epi32(a, b, c, imm);
 }
-static inline m512i mm512_mask_ternarylogic_epi32(const m512i& a, __mmask16 k, const m512i& b, const m512i& c, int imm) {
+static inline m512i mm512_mask_ternarylogic_epi32(const m512i& a, __mmask16 k, const m512i& b,
+                                                  const m512i& c, int imm) {
   return select<std::int32_t>(k, mm512_ternarylogic_epi32(a, b, c, imm), a);
 }
 #undef _mm512_ternarylogic_epi32
@@ -300,7 +318,8 @@ static inline m512i mm512_sad_epu8(const m512i& a, const m512i& b) {
 }
 #define _mm512_sad_epu8 lepton_emulate::mm512_sad_epu8
 
-// VPMULTISHIFTQB (VBMI): eight unaligned bytes out of each quadword; the first operand holds the bit offsets.
+// VPMULTISHIFTQB (VBMI): eight unaligned bytes out of each quadword; the first operand holds the
+// bit offsets.
 static inline m512i mm512_multishift_epi64_epi8(const m512i& offsets, const m512i& data) {
   const auto o = lanes<std::uint8_t>(offsets);
   const auto d = lanes<std::uint64_t>(data);

@@ -6,27 +6,31 @@
 #pragma GCC target("avx2,fma,f16c")
 namespace lepton_emulate {
 
-#define LEPTON_EMULATE_MASK(N, M, INTEGER)                                                         \
-  static inline M kand_mask##N(M a, M b) { return static_cast<M>(a & b); }                         \
-  static inline M kandn_mask##N(M a, M b) { return static_cast<M>(~a & b); }                       \
-  static inline M kor_mask##N(M a, M b) { return static_cast<M>(a | b); }                          \
-  static inline M kxor_mask##N(M a, M b) { return static_cast<M>(a ^ b); }                         \
-  static inline M kxnor_mask##N(M a, M b) { return static_cast<M>(~(a ^ b)); }                     \
-  static inline M knot_mask##N(M a) { return static_cast<M>(~a); }                                 \
-  static inline M kadd_mask##N(M a, M b) { return static_cast<M>(a + b); }                         \
-  static inline M kshiftli_mask##N(M a, unsigned n) { return n >= N ? M(0) : static_cast<M>(a << n); } \
-  static inline M kshiftri_mask##N(M a, unsigned n) { return n >= N ? M(0) : static_cast<M>(a >> n); } \
-  static inline unsigned char kortestz_mask##N##_u8(M a, M b) { return M(a | b) == 0; }            \
-  static inline unsigned char kortestc_mask##N##_u8(M a, M b) { return M(a | b) == M(~M(0)); }     \
-  static inline unsigned char ktestz_mask##N##_u8(M a, M b) { return M(a & b) == 0; }              \
-  static inline unsigned char ktestc_mask##N##_u8(M a, M b) { return M(~a & b) == 0; }             \
-  static inline M load_mask##N(const void* p) {                                                    \
-    M r;                                                                                           \
-    std::memcpy(&r, p, sizeof(M));                                                                 \
-    return r;                                                                                      \
-  }                                                                                                \
-  static inline void store_mask##N(void* p, M a) { std::memcpy(p, &a, sizeof(M)); }                \
-  static inline INTEGER cvtmask##N(M a) { return a; }                                              \
+#define LEPTON_EMULATE_MASK(N, M, INTEGER)                                                     \
+  static inline M kand_mask##N(M a, M b) { return static_cast<M>(a & b); }                     \
+  static inline M kandn_mask##N(M a, M b) { return static_cast<M>(~a & b); }                   \
+  static inline M kor_mask##N(M a, M b) { return static_cast<M>(a | b); }                      \
+  static inline M kxor_mask##N(M a, M b) { return static_cast<M>(a ^ b); }                     \
+  static inline M kxnor_mask##N(M a, M b) { return static_cast<M>(~(a ^ b)); }                 \
+  static inline M knot_mask##N(M a) { return static_cast<M>(~a); }                             \
+  static inline M kadd_mask##N(M a, M b) { return static_cast<M>(a + b); }                     \
+  static inline M kshiftli_mask##N(M a, unsigned n) {                                          \
+    return n >= N ? M(0) : static_cast<M>(a << n);                                             \
+  }                                                                                            \
+  static inline M kshiftri_mask##N(M a, unsigned n) {                                          \
+    return n >= N ? M(0) : static_cast<M>(a >> n);                                             \
+  }                                                                                            \
+  static inline unsigned char kortestz_mask##N##_u8(M a, M b) { return M(a | b) == 0; }        \
+  static inline unsigned char kortestc_mask##N##_u8(M a, M b) { return M(a | b) == M(~M(0)); } \
+  static inline unsigned char ktestz_mask##N##_u8(M a, M b) { return M(a & b) == 0; }          \
+  static inline unsigned char ktestc_mask##N##_u8(M a, M b) { return M(~a & b) == 0; }         \
+  static inline M load_mask##N(const void* p) {                                                \
+    M r;                                                                                       \
+    std::memcpy(&r, p, sizeof(M));                                                             \
+    return r;                                                                                  \
+  }                                                                                            \
+  static inline void store_mask##N(void* p, M a) { std::memcpy(p, &a, sizeof(M)); }            \
+  static inline INTEGER cvtmask##N(M a) { return a; }                                          \
   static inline M cvtmask_from##N(INTEGER a) { return static_cast<M>(a); }
 LEPTON_EMULATE_MASK(8, __mmask8, unsigned)
 LEPTON_EMULATE_MASK(16, __mmask16, unsigned)
@@ -119,8 +123,12 @@ LEPTON_EMULATE_MASK(64, __mmask64, unsigned long long)
 static inline __mmask16 mm512_kunpackb(__mmask16 a, __mmask16 b) {
   return static_cast<__mmask16>((a << 8) | (b & 0xFF));
 }
-static inline __mmask32 mm512_kunpackw(__mmask32 a, __mmask32 b) { return (a << 16) | (b & 0xFFFF); }
-static inline __mmask64 mm512_kunpackd(__mmask64 a, __mmask64 b) { return (a << 32) | (b & 0xFFFFFFFF); }
+static inline __mmask32 mm512_kunpackw(__mmask32 a, __mmask32 b) {
+  return (a << 16) | (b & 0xFFFF);
+}
+static inline __mmask64 mm512_kunpackd(__mmask64 a, __mmask64 b) {
+  return (a << 32) | (b & 0xFFFFFFFF);
+}
 #define _mm512_kunpackb lepton_emulate::mm512_kunpackb
 #define _mm512_kunpackw lepton_emulate::mm512_kunpackw
 #define _mm512_kunpackd lepton_emulate::mm512_kunpackd
@@ -149,7 +157,8 @@ static inline __mmask16 mm512_int2mask(int a) { return static_cast<__mmask16>(a)
 #define _mm512_mask2int lepton_emulate::mm512_mask2int
 #define _mm512_int2mask lepton_emulate::mm512_int2mask
 
-// Between masks and vectors: all bits of a lane from a mask bit; a mask bit from the sign of a lane.
+// Between masks and vectors: all bits of a lane from a mask bit; a mask bit from the sign of a
+// lane.
 template <class T, class V>
 static inline V vector_from_mask(std::uint64_t k) {
   Pack<T, sizeof(V) / sizeof(T)> r;
@@ -163,12 +172,12 @@ static inline mask_t<T, sizeof(V)> mask_from_signs(const V& a) {
   for (int i = 0; i < x.size; ++i) k |= std::uint64_t{x.at[i] < 0} << i;
   return static_cast<mask_t<T, sizeof(V)>>(k);
 }
-#define LEPTON_EMULATE_MOVE_MASK(W, V, BITS)                                                       \
-  static inline V W##_movm_epi##BITS(mask_t<std::int##BITS##_t, sizeof(V)> k) {                            \
-    return vector_from_mask<std::int##BITS##_t, V>(k);                                             \
-  }                                                                                                \
-  static inline mask_t<std::int##BITS##_t, sizeof(V)> W##_movepi##BITS##_mask(const V& a) {                \
-    return mask_from_signs<std::int##BITS##_t>(a);                                                 \
+#define LEPTON_EMULATE_MOVE_MASK(W, V, BITS)                                                \
+  static inline V W##_movm_epi##BITS(mask_t<std::int##BITS##_t, sizeof(V)> k) {             \
+    return vector_from_mask<std::int##BITS##_t, V>(k);                                      \
+  }                                                                                         \
+  static inline mask_t<std::int##BITS##_t, sizeof(V)> W##_movepi##BITS##_mask(const V& a) { \
+    return mask_from_signs<std::int##BITS##_t>(a);                                          \
   }
 LEPTON_EMULATE_MOVE_MASK(mm512, m512i, 8)
 LEPTON_EMULATE_MOVE_MASK(mm512, m512i, 16)
@@ -202,15 +211,15 @@ LEPTON_EMULATE_MOVE_MASK(mm, __m128i, 32)
 #define _mm_movepi32_mask lepton_emulate::mm_movepi32_mask
 
 // Blends: (mask, no, yes); moves: (source, mask, yes).
-#define LEPTON_EMULATE_BLEND(W, SUFFIX, V, T)                                                      \
-  static inline V W##_mask_blend_##SUFFIX(mask_t<T, sizeof(V)> k, const V& no, const V& yes) {             \
-    return select<T>(k, yes, no);                                                                  \
-  }                                                                                                \
-  static inline V W##_mask_mov_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const V& a) {                \
-    return select<T>(k, a, src);                                                                   \
-  }                                                                                                \
-  static inline V W##_maskz_mov_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a) {                             \
-    return select<T>(k, a, zero<V>());                                                             \
+#define LEPTON_EMULATE_BLEND(W, SUFFIX, V, T)                                                  \
+  static inline V W##_mask_blend_##SUFFIX(mask_t<T, sizeof(V)> k, const V& no, const V& yes) { \
+    return select<T>(k, yes, no);                                                              \
+  }                                                                                            \
+  static inline V W##_mask_mov_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const V& a) {    \
+    return select<T>(k, a, src);                                                               \
+  }                                                                                            \
+  static inline V W##_maskz_mov_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a) {                 \
+    return select<T>(k, a, zero<V>());                                                         \
   }
 LEPTON_EMULATE_BLEND(mm512, ps, m512, float)
 LEPTON_EMULATE_BLEND(mm512, pd, m512d, double)

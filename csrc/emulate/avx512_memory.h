@@ -18,14 +18,17 @@ static inline V load_aligned(const void* p) {
   return load_any<V>(p);
 }
 template <class V>
-static inline void store_any(void* p, const V& v) { std::memcpy(p, &v, sizeof(V)); }
+static inline void store_any(void* p, const V& v) {
+  std::memcpy(p, &v, sizeof(V));
+}
 template <class V>
 static inline void store_aligned(void* p, const V& v) {
   check_aligned(p, sizeof(V), "aligned store");
   store_any(p, v);
 }
 
-// Masked-off lanes are not touched: hardware suppresses their faults, and AddressSanitizer sees only the rest.
+// Masked-off lanes are not touched: hardware suppresses their faults, and AddressSanitizer sees
+// only the rest.
 template <class T, class V>
 static inline V load_masked(const V& src, std::uint64_t k, const void* p) {
   auto r = lanes<T>(src);
@@ -40,34 +43,34 @@ static inline void store_masked(void* p, std::uint64_t k, const V& v) {
     if (bit(k, i)) std::memcpy(static_cast<T*>(p) + i, &x.at[i], sizeof(T));
 }
 
-#define LEPTON_EMULATE_LOADSTORE(W, SUFFIX, V)                                                     \
-  static inline V W##_loadu_##SUFFIX(const void* p) { return load_any<V>(p); }                     \
+#define LEPTON_EMULATE_LOADSTORE(W, SUFFIX, V)                                 \
+  static inline V W##_loadu_##SUFFIX(const void* p) { return load_any<V>(p); } \
   static inline void W##_storeu_##SUFFIX(void* p, const V& v) { store_any(p, v); }
-#define LEPTON_EMULATE_ALIGNED(W, SUFFIX, V)                                                       \
-  static inline V W##_load_##SUFFIX(const void* p) { return load_aligned<V>(p); }                  \
+#define LEPTON_EMULATE_ALIGNED(W, SUFFIX, V)                                      \
+  static inline V W##_load_##SUFFIX(const void* p) { return load_aligned<V>(p); } \
   static inline void W##_store_##SUFFIX(void* p, const V& v) { store_aligned(p, v); }
-#define LEPTON_EMULATE_MASKED_LOADSTORE(W, SUFFIX, V, T)                                           \
-  static inline V W##_mask_loadu_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const void* p) {           \
-    return load_masked<T>(src, k, p);                                                              \
-  }                                                                                                \
-  static inline V W##_maskz_loadu_##SUFFIX(mask_t<T, sizeof(V)> k, const void* p) {                        \
-    return load_masked<T>(zero<V>(), k, p);                                                        \
-  }                                                                                                \
-  static inline void W##_mask_storeu_##SUFFIX(void* p, mask_t<T, sizeof(V)> k, const V& v) {               \
-    store_masked<T>(p, k, v);                                                                      \
+#define LEPTON_EMULATE_MASKED_LOADSTORE(W, SUFFIX, V, T)                                         \
+  static inline V W##_mask_loadu_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const void* p) { \
+    return load_masked<T>(src, k, p);                                                            \
+  }                                                                                              \
+  static inline V W##_maskz_loadu_##SUFFIX(mask_t<T, sizeof(V)> k, const void* p) {              \
+    return load_masked<T>(zero<V>(), k, p);                                                      \
+  }                                                                                              \
+  static inline void W##_mask_storeu_##SUFFIX(void* p, mask_t<T, sizeof(V)> k, const V& v) {     \
+    store_masked<T>(p, k, v);                                                                    \
   }
-#define LEPTON_EMULATE_MASKED_ALIGNED(W, SUFFIX, V, T)                                             \
-  static inline V W##_mask_load_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const void* p) {            \
-    check_aligned(p, sizeof(V), "aligned masked load");                                            \
-    return load_masked<T>(src, k, p);                                                              \
-  }                                                                                                \
-  static inline V W##_maskz_load_##SUFFIX(mask_t<T, sizeof(V)> k, const void* p) {                         \
-    check_aligned(p, sizeof(V), "aligned masked load");                                            \
-    return load_masked<T>(zero<V>(), k, p);                                                        \
-  }                                                                                                \
-  static inline void W##_mask_store_##SUFFIX(void* p, mask_t<T, sizeof(V)> k, const V& v) {                \
-    check_aligned(p, sizeof(V), "aligned masked store");                                           \
-    store_masked<T>(p, k, v);                                                                      \
+#define LEPTON_EMULATE_MASKED_ALIGNED(W, SUFFIX, V, T)                                          \
+  static inline V W##_mask_load_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, const void* p) { \
+    check_aligned(p, sizeof(V), "aligned masked load");                                         \
+    return load_masked<T>(src, k, p);                                                           \
+  }                                                                                             \
+  static inline V W##_maskz_load_##SUFFIX(mask_t<T, sizeof(V)> k, const void* p) {              \
+    check_aligned(p, sizeof(V), "aligned masked load");                                         \
+    return load_masked<T>(zero<V>(), k, p);                                                     \
+  }                                                                                             \
+  static inline void W##_mask_store_##SUFFIX(void* p, mask_t<T, sizeof(V)> k, const V& v) {     \
+    check_aligned(p, sizeof(V), "aligned masked store");                                        \
+    store_masked<T>(p, k, v);                                                                   \
   }
 
 LEPTON_EMULATE_LOADSTORE(mm512, ps, m512)
@@ -219,13 +222,16 @@ static inline m512i mm512_stream_load_si512(const void* p) { return load_aligned
 #define _mm512_stream_pd lepton_emulate::mm512_stream_pd
 #define _mm512_stream_load_si512 lepton_emulate::mm512_stream_load_si512
 
-// Gathers and scatters with 32-bit indices; masked-off lanes are not touched, a higher lane stores last.
+// Gathers and scatters with 32-bit indices; masked-off lanes are not touched, a higher lane stores
+// last.
 template <class T, class V>
-static inline V gather(const V& src, std::uint64_t k, const m512i& index, const void* base, int scale) {
+static inline V gather(const V& src, std::uint64_t k, const m512i& index, const void* base,
+                       int scale) {
   auto r = lanes<T>(src);
   for (int i = 0; i < r.size; ++i)
     if (bit(k, i))
-      std::memcpy(&r.at[i], static_cast<const char*>(base) + std::int64_t{index.lane[i]} * scale, sizeof(T));
+      std::memcpy(&r.at[i], static_cast<const char*>(base) + std::int64_t{index.lane[i]} * scale,
+                  sizeof(T));
   return join<V>(r);
 }
 template <class T, class V>
@@ -233,22 +239,23 @@ static inline void scatter(void* base, std::uint64_t k, const m512i& index, cons
   const auto x = lanes<T>(v);
   for (int i = 0; i < x.size; ++i)
     if (bit(k, i))
-      std::memcpy(static_cast<char*>(base) + std::int64_t{index.lane[i]} * scale, &x.at[i], sizeof(T));
+      std::memcpy(static_cast<char*>(base) + std::int64_t{index.lane[i]} * scale, &x.at[i],
+                  sizeof(T));
 }
-#define LEPTON_EMULATE_GATHER(SUFFIX, V, T)                                                        \
-  static inline V mm512_i32gather_##SUFFIX(const m512i& i, const void* p, int scale) {             \
-    return gather<T>(zero<V>(), 0xFFFF, i, p, scale);                                              \
-  }                                                                                                \
-  static inline V mm512_mask_i32gather_##SUFFIX(const V& src, __mmask16 k, const m512i& i,         \
-                                                const void* p, int scale) {                        \
-    return gather<T>(src, k, i, p, scale);                                                         \
-  }                                                                                                \
-  static inline void mm512_i32scatter_##SUFFIX(void* p, const m512i& i, const V& v, int scale) {   \
-    scatter<T>(p, 0xFFFF, i, v, scale);                                                            \
-  }                                                                                                \
-  static inline void mm512_mask_i32scatter_##SUFFIX(void* p, __mmask16 k, const m512i& i,          \
-                                                    const V& v, int scale) {                       \
-    scatter<T>(p, k, i, v, scale);                                                                 \
+#define LEPTON_EMULATE_GATHER(SUFFIX, V, T)                                                      \
+  static inline V mm512_i32gather_##SUFFIX(const m512i& i, const void* p, int scale) {           \
+    return gather<T>(zero<V>(), 0xFFFF, i, p, scale);                                            \
+  }                                                                                              \
+  static inline V mm512_mask_i32gather_##SUFFIX(const V& src, __mmask16 k, const m512i& i,       \
+                                                const void* p, int scale) {                      \
+    return gather<T>(src, k, i, p, scale);                                                       \
+  }                                                                                              \
+  static inline void mm512_i32scatter_##SUFFIX(void* p, const m512i& i, const V& v, int scale) { \
+    scatter<T>(p, 0xFFFF, i, v, scale);                                                          \
+  }                                                                                              \
+  static inline void mm512_mask_i32scatter_##SUFFIX(void* p, __mmask16 k, const m512i& i,        \
+                                                    const V& v, int scale) {                     \
+    scatter<T>(p, k, i, v, scale);                                                               \
   }
 LEPTON_EMULATE_GATHER(ps, m512, float)
 LEPTON_EMULATE_GATHER(epi32, m512i, std::int32_t)
@@ -288,17 +295,17 @@ static inline m512i mm512_undefined_epi32() { return undefined<m512i>(); }
 #define _mm512_undefined_pd lepton_emulate::mm512_undefined_pd
 #define _mm512_undefined_epi32 lepton_emulate::mm512_undefined_epi32
 
-#define LEPTON_EMULATE_SET1(W, SUFFIX, V, T, ARGUMENT)                                             \
-  static inline V W##_set1_##SUFFIX(ARGUMENT x) {                                                  \
-    Pack<T, sizeof(V) / sizeof(T)> r;                                                              \
-    for (int i = 0; i < r.size; ++i) r.at[i] = static_cast<T>(x);                                  \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
-  static inline V W##_mask_set1_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, ARGUMENT x) {               \
-    return select<T>(k, W##_set1_##SUFFIX(x), src);                                                \
-  }                                                                                                \
-  static inline V W##_maskz_set1_##SUFFIX(mask_t<T, sizeof(V)> k, ARGUMENT x) {                            \
-    return select<T>(k, W##_set1_##SUFFIX(x), zero<V>());                                          \
+#define LEPTON_EMULATE_SET1(W, SUFFIX, V, T, ARGUMENT)                                       \
+  static inline V W##_set1_##SUFFIX(ARGUMENT x) {                                            \
+    Pack<T, sizeof(V) / sizeof(T)> r;                                                        \
+    for (int i = 0; i < r.size; ++i) r.at[i] = static_cast<T>(x);                            \
+    return join<V>(r);                                                                       \
+  }                                                                                          \
+  static inline V W##_mask_set1_##SUFFIX(const V& src, mask_t<T, sizeof(V)> k, ARGUMENT x) { \
+    return select<T>(k, W##_set1_##SUFFIX(x), src);                                          \
+  }                                                                                          \
+  static inline V W##_maskz_set1_##SUFFIX(mask_t<T, sizeof(V)> k, ARGUMENT x) {              \
+    return select<T>(k, W##_set1_##SUFFIX(x), zero<V>());                                    \
   }
 LEPTON_EMULATE_SET1(mm512, ps, m512, float, float)
 LEPTON_EMULATE_SET1(mm512, pd, m512d, double, double)
@@ -335,11 +342,15 @@ static inline V set_high_first(A... a) {
   for (int i = 0; i < r.size; ++i) r.at[i] = p.at[r.size - 1 - i];
   return join<V>(r);
 }
-#define LEPTON_EMULATE_SET(SUFFIX, V, T)                                                           \
-  template <class... A>                                                                            \
-  static inline V mm512_set_##SUFFIX(A... a) { return set_high_first<V, T>(a...); }                \
-  template <class... A>                                                                            \
-  static inline V mm512_setr_##SUFFIX(A... a) { return set_low_first<V, T>(a...); }
+#define LEPTON_EMULATE_SET(SUFFIX, V, T)        \
+  template <class... A>                         \
+  static inline V mm512_set_##SUFFIX(A... a) {  \
+    return set_high_first<V, T>(a...);          \
+  }                                             \
+  template <class... A>                         \
+  static inline V mm512_setr_##SUFFIX(A... a) { \
+    return set_low_first<V, T>(a...);           \
+  }
 LEPTON_EMULATE_SET(ps, m512, float)
 LEPTON_EMULATE_SET(pd, m512d, double)
 LEPTON_EMULATE_SET(epi8, m512i, std::int8_t)
@@ -363,7 +374,9 @@ LEPTON_EMULATE_SET(epi64, m512i, std::int64_t)
 static inline m512i mm512_set4_epi32(int d, int c, int b, int a) {
   return mm512_set_epi32(d, c, b, a, d, c, b, a, d, c, b, a, d, c, b, a);
 }
-static inline m512i mm512_setr4_epi32(int a, int b, int c, int d) { return mm512_set4_epi32(d, c, b, a); }
+static inline m512i mm512_setr4_epi32(int a, int b, int c, int d) {
+  return mm512_set4_epi32(d, c, b, a);
+}
 static inline m512 mm512_set4_ps(float d, float c, float b, float a) {
   return mm512_set_ps(d, c, b, a, d, c, b, a, d, c, b, a, d, c, b, a);
 }

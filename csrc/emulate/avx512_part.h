@@ -68,9 +68,9 @@ static inline V insert(V v, const P& part, int which) {
   std::memcpy(reinterpret_cast<char*>(&v) + n * sizeof(P), &part, sizeof(P));
   return v;
 }
-#define LEPTON_EMULATE_PART(SUFFIX, NAME, V, P)                                                    \
-  static inline P mm512_extract##NAME##_##SUFFIX(const V& a, int n) { return extract<P>(a, n); }   \
-  static inline V mm512_insert##NAME##_##SUFFIX(const V& a, const P& b, int n) { return insert(a, b, n); }
+#define LEPTON_EMULATE_PART(SUFFIX, NAME, V, P)                                                  \
+  static inline P mm512_extract##NAME##_##SUFFIX(const V& a, int n) { return extract<P>(a, n); } \
+  static inline V mm512_insert##NAME(const V& a, const P& b, int n) { return insert(a, b, n); }
 LEPTON_EMULATE_PART(epi32, i32x4, m512i, __m128i)
 LEPTON_EMULATE_PART(epi32, i32x8, m512i, __m256i)
 LEPTON_EMULATE_PART(epi64, i64x2, m512i, __m128i)
@@ -92,28 +92,36 @@ LEPTON_EMULATE_PART(pd, f64x4, m512d, __m256d)
 #define _mm512_extractf32x8_ps lepton_emulate::mm512_extractf32x8_ps
 #undef _mm512_extractf64x4_pd
 #define _mm512_extractf64x4_pd lepton_emulate::mm512_extractf64x4_pd
-#define _mm512_inserti32x4_epi32 lepton_emulate::mm512_inserti32x4_epi32
-#define _mm512_inserti32x8_epi32 lepton_emulate::mm512_inserti32x8_epi32
-#define _mm512_inserti64x2_epi64 lepton_emulate::mm512_inserti64x2_epi64
-#define _mm512_inserti64x4_epi64 lepton_emulate::mm512_inserti64x4_epi64
-#define _mm512_insertf32x4_ps lepton_emulate::mm512_insertf32x4_ps
-#define _mm512_insertf32x8_ps lepton_emulate::mm512_insertf32x8_ps
-#define _mm512_insertf64x4_pd lepton_emulate::mm512_insertf64x4_pd
+#undef _mm512_inserti32x4
+#define _mm512_inserti32x4 lepton_emulate::mm512_inserti32x4
+#undef _mm512_inserti32x8
+#define _mm512_inserti32x8 lepton_emulate::mm512_inserti32x8
+#undef _mm512_inserti64x2
+#define _mm512_inserti64x2 lepton_emulate::mm512_inserti64x2
+#undef _mm512_inserti64x4
+#define _mm512_inserti64x4 lepton_emulate::mm512_inserti64x4
+#undef _mm512_insertf32x4
+#define _mm512_insertf32x4 lepton_emulate::mm512_insertf32x4
+#undef _mm512_insertf32x8
+#define _mm512_insertf32x8 lepton_emulate::mm512_insertf32x8
+#undef _mm512_insertf64x4
+#define _mm512_insertf64x4 lepton_emulate::mm512_insertf64x4
 
 // Broadcasts of the lowest element (x.at[0]) or of a whole part.
 template <class V, class P>
 static inline V repeat(const P& part) {
   V r;
-  for (std::size_t i = 0; i < sizeof(V); i += sizeof(P)) std::memcpy(reinterpret_cast<char*>(&r) + i, &part, sizeof(P));
+  for (std::size_t i = 0; i < sizeof(V); i += sizeof(P))
+    std::memcpy(reinterpret_cast<char*>(&r) + i, &part, sizeof(P));
   return r;
 }
-#define LEPTON_EMULATE_BROADCAST(NAME, V, T, IN, PART)                                             \
-  static inline V mm512_##NAME(const IN& a) { return repeat<V>(bits<PART>(a)); }                   \
-  static inline V mm512_mask_##NAME(const V& src, mask_t<T, sizeof(V)> k, const IN& a) {                   \
-    return select<T>(k, mm512_##NAME(a), src);                                                     \
-  }                                                                                                \
-  static inline V mm512_maskz_##NAME(mask_t<T, sizeof(V)> k, const IN& a) {                                \
-    return select<T>(k, mm512_##NAME(a), zero<V>());                                               \
+#define LEPTON_EMULATE_BROADCAST(NAME, V, T, IN, PART)                                   \
+  static inline V mm512_##NAME(const IN& a) { return repeat<V>(bits<PART>(a)); }         \
+  static inline V mm512_mask_##NAME(const V& src, mask_t<T, sizeof(V)> k, const IN& a) { \
+    return select<T>(k, mm512_##NAME(a), src);                                           \
+  }                                                                                      \
+  static inline V mm512_maskz_##NAME(mask_t<T, sizeof(V)> k, const IN& a) {              \
+    return select<T>(k, mm512_##NAME(a), zero<V>());                                     \
   }
 LEPTON_EMULATE_BROADCAST(broadcastb_epi8, m512i, std::int8_t, __m128i, std::int8_t)
 LEPTON_EMULATE_BROADCAST(broadcastw_epi16, m512i, std::int16_t, __m128i, std::int16_t)

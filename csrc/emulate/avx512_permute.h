@@ -7,11 +7,6 @@
 #pragma GCC target("avx2,fma,f16c")
 namespace lepton_emulate {
 
-// The unsigned integer as wide as a lane.
-template <class T>
-using index_t = typename std::conditional<
-    sizeof(T) == 8, std::uint64_t, typename std::conditional<sizeof(T) == 4, std::uint32_t, T>::type>::type;
-
 // Full permutes: of one register by index, of two (the index's next bit picks the second one).
 template <class T, class V, class I>
 static inline V permute(const I& index, const V& a) {
@@ -23,29 +18,34 @@ static inline V permute(const I& index, const V& a) {
 }
 template <class T, class V, class I>
 static inline V permute2(const V& a, const I& index, const V& b) {
-  const auto x = lanes<T>(a), y = lanes<T>(b);
   const auto n = lanes<index_t<T>>(index);
-  Pack<T, x.size> r;
-  for (int i = 0; i < r.size; ++i) {
-    const std::size_t s = static_cast<std::size_t>(n.at[i]) & (2 * r.size - 1);
-    r.at[i] = s < r.size ? x.at[s] : y.at[s - r.size];
-  }
+  T both[2 * n.size];
+  std::memcpy(both, &a, sizeof(V));
+  std::memcpy(both + n.size, &b, sizeof(V));
+  Pack<T, n.size> r;
+  for (int i = 0; i < r.size; ++i)
+    r.at[i] = both[static_cast<std::size_t>(n.at[i]) & (2 * r.size - 1)];
   return join<V>(r);
 }
-#define LEPTON_EMULATE_PERMUTE(W, SUFFIX, V, I, T)                                                 \
-  static inline V W##_permutexvar_##SUFFIX(const I& index, const V& a) { return permute<T>(index, a); } \
-  LEPTON_EMULATE_MASKED2(W, permutexvar_##SUFFIX, V, T, const I&, const V&)                        \
-  static inline V W##_permutex2var_##SUFFIX(const V& a, const I& index, const V& b) {              \
-    return permute2<T>(a, index, b);                                                               \
-  }                                                                                                \
-  static inline V W##_mask_permutex2var_##SUFFIX(const V& a, mask_t<T, sizeof(V)> k, const I& index, const V& b) { \
-    return select<T>(k, permute2<T>(a, index, b), a);                                              \
-  }                                                                                                \
-  static inline V W##_mask2_permutex2var_##SUFFIX(const V& a, const I& index, mask_t<T, sizeof(V)> k, const V& b) { \
-    return select<T>(k, permute2<T>(a, index, b), bits<V>(index));                                 \
-  }                                                                                                \
-  static inline V W##_maskz_permutex2var_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a, const I& index, const V& b) { \
-    return select<T>(k, permute2<T>(a, index, b), zero<V>());                                      \
+#define LEPTON_EMULATE_PERMUTE(W, SUFFIX, V, I, T)                                      \
+  static inline V W##_permutexvar_##SUFFIX(const I& index, const V& a) {                \
+    return permute<T>(index, a);                                                        \
+  }                                                                                     \
+  LEPTON_EMULATE_MASKED2(W, permutexvar_##SUFFIX, V, T, const I&, const V&)             \
+  static inline V W##_permutex2var_##SUFFIX(const V& a, const I& index, const V& b) {   \
+    return permute2<T>(a, index, b);                                                    \
+  }                                                                                     \
+  static inline V W##_mask_permutex2var_##SUFFIX(const V& a, mask_t<T, sizeof(V)> k,    \
+                                                 const I& index, const V& b) {          \
+    return select<T>(k, permute2<T>(a, index, b), a);                                   \
+  }                                                                                     \
+  static inline V W##_mask2_permutex2var_##SUFFIX(const V& a, const I& index,           \
+                                                  mask_t<T, sizeof(V)> k, const V& b) { \
+    return select<T>(k, permute2<T>(a, index, b), bits<V>(index));                      \
+  }                                                                                     \
+  static inline V W##_maskz_permutex2var_##SUFFIX(mask_t<T, sizeof(V)> k, const V& a,   \
+                                                  const I& index, const V& b) {         \
+    return select<T>(k, permute2<T>(a, index, b), zero<V>());                           \
   }
 LEPTON_EMULATE_PERMUTE(mm512, epi8, m512i, m512i, std::uint8_t)
 LEPTON_EMULATE_PERMUTE(mm512, epi16, m512i, m512i, std::uint16_t)
@@ -136,10 +136,18 @@ static inline V shuffle_parts(const V& a, const V& b, int imm) {
   r = insert(r, extract<__m128i>(b, imm >> 4), 2);
   return insert(r, extract<__m128i>(b, imm >> 6), 3);
 }
-static inline m512i mm512_shuffle_i32x4(const m512i& a, const m512i& b, int imm) { return shuffle_parts(a, b, imm); }
-static inline m512i mm512_shuffle_i64x2(const m512i& a, const m512i& b, int imm) { return shuffle_parts(a, b, imm); }
-static inline m512 mm512_shuffle_f32x4(const m512& a, const m512& b, int imm) { return shuffle_parts(a, b, imm); }
-static inline m512d mm512_shuffle_f64x2(const m512d& a, const m512d& b, int imm) { return shuffle_parts(a, b, imm); }
+static inline m512i mm512_shuffle_i32x4(const m512i& a, const m512i& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
+static inline m512i mm512_shuffle_i64x2(const m512i& a, const m512i& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
+static inline m512 mm512_shuffle_f32x4(const m512& a, const m512& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
+static inline m512d mm512_shuffle_f64x2(const m512d& a, const m512d& b, int imm) {
+  return shuffle_parts(a, b, imm);
+}
 #undef _mm512_shuffle_i32x4
 #define _mm512_shuffle_i32x4 lepton_emulate::mm512_shuffle_i32x4
 #undef _mm512_shuffle_i64x2
@@ -149,24 +157,26 @@ static inline m512d mm512_shuffle_f64x2(const m512d& a, const m512d& b, int imm)
 #undef _mm512_shuffle_f64x2
 #define _mm512_shuffle_f64x2 lepton_emulate::mm512_shuffle_f64x2
 
-// Within each part of P lanes: SOURCE is the lane, j its place in the part, base the part's first lane.
-#define LEPTON_EMULATE_INLANE(NAME, V, T, P, SOURCE)                                               \
-  static inline V mm512_##NAME(const V& a_, int imm) {                                             \
-    const auto a = lanes<T>(a_);                                                                   \
-    Pack<T, a.size> r;                                                                             \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const int j = i % (P), base = i - j;                                                         \
-      r.at[i] = a.at[base + (SOURCE)];                                                             \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
+// Within each part of P lanes: SOURCE is the lane, j its place in the part, base the part's first
+// lane.
+#define LEPTON_EMULATE_INLANE(NAME, V, T, P, SOURCE)   \
+  static inline V mm512_##NAME(const V& a_, int imm) { \
+    const auto a = lanes<T>(a_);                       \
+    Pack<T, a.size> r;                                 \
+    for (int i = 0; i < r.size; ++i) {                 \
+      const int j = i % (P), base = i - j;             \
+      r.at[i] = a.at[base + (SOURCE)];                 \
+    }                                                  \
+    return join<V>(r);                                 \
+  }                                                    \
   LEPTON_EMULATE_MASKED2(mm512, NAME, V, T, const V&, int)
 LEPTON_EMULATE_INLANE(shuffle_epi32, m512i, std::int32_t, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(permute_ps, m512, float, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(permutex_epi64, m512i, std::int64_t, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(permutex_pd, m512d, double, 4, (imm >> (2 * j)) & 3)
 LEPTON_EMULATE_INLANE(shufflelo_epi16, m512i, std::int16_t, 8, j < 4 ? (imm >> (2 * j)) & 3 : j)
-LEPTON_EMULATE_INLANE(shufflehi_epi16, m512i, std::int16_t, 8, j < 4 ? j : 4 + ((imm >> (2 * (j - 4))) & 3))
+LEPTON_EMULATE_INLANE(shufflehi_epi16, m512i, std::int16_t, 8,
+                      j < 4 ? j : 4 + ((imm >> (2 * (j - 4))) & 3))
 #undef _mm512_shuffle_epi32
 #define _mm512_shuffle_epi32 lepton_emulate::mm512_shuffle_epi32
 #undef _mm512_permute_ps
@@ -204,28 +214,34 @@ LEPTON_EMULATE_INLANE(shufflehi_epi16, m512i, std::int16_t, 8, j < 4 ? j : 4 + (
 #undef _mm512_maskz_shufflehi_epi16
 #define _mm512_maskz_shufflehi_epi16 lepton_emulate::mm512_maskz_shufflehi_epi16
 
-#define LEPTON_EMULATE_INLANE2(NAME, V, T, P, VALUE)                                               \
-  static inline V mm512_##NAME(const V& a_, const V& b_) {                                         \
-    const auto a = lanes<T>(a_), b = lanes<T>(b_);                                                 \
-    Pack<T, a.size> r;                                                                             \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const int j = i % (P), base = i - j;                                                         \
-      r.at[i] = VALUE;                                                                             \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
-  LEPTON_EMULATE_MASKED2(mm512, NAME, V, T, const V&, const V&)
-LEPTON_EMULATE_INLANE2(shuffle_epi8, m512i, std::uint8_t, 16,
-                       b.at[i] & 0x80 ? std::uint8_t(0) : a.at[base + (b.at[i] & 15)])
+static inline m512i mm512_shuffle_epi8(const m512i& a_, const m512i& index) {
+  const auto a = lanes<std::uint8_t>(a_), n = lanes<std::uint8_t>(index);
+  Pack<std::uint8_t, 64> r;
+  for (int i = 0; i < 64; ++i)
+    r.at[i] = n.at[i] & 0x80 ? std::uint8_t(0) : a.at[(i & ~15) + (n.at[i] & 15)];
+  return join<m512i>(r);
+}
+LEPTON_EMULATE_MASKED2(mm512, shuffle_epi8, m512i, std::uint8_t, const m512i&, const m512i&)
 #define _mm512_shuffle_epi8 lepton_emulate::mm512_shuffle_epi8
 #define _mm512_mask_shuffle_epi8 lepton_emulate::mm512_mask_shuffle_epi8
 #define _mm512_maskz_shuffle_epi8 lepton_emulate::mm512_maskz_shuffle_epi8
 // Unpack: lanes of a and b in turn, out of the lower or the upper half of every part.
-#define LEPTON_EMULATE_UNPACK(SUFFIX, V, T)                                                        \
-  LEPTON_EMULATE_INLANE2(unpacklo_##SUFFIX, V, T, int(16 / sizeof(T)),                             \
-                         j % 2 ? b.at[base + j / 2] : a.at[base + j / 2])                          \
-  LEPTON_EMULATE_INLANE2(unpackhi_##SUFFIX, V, T, int(16 / sizeof(T)),                             \
-                         j % 2 ? b.at[base + int(8 / sizeof(T)) + j / 2] : a.at[base + int(8 / sizeof(T)) + j / 2])
+#define LEPTON_EMULATE_UNPACK_HALF(NAME, V, T, START)      \
+  static inline V mm512_##NAME(const V& a_, const V& b_) { \
+    const auto a = lanes<T>(a_), b = lanes<T>(b_);         \
+    constexpr int per = int(16 / sizeof(T));               \
+    Pack<T, a.size> r;                                     \
+    for (int base = 0; base < a.size; base += per)         \
+      for (int j = 0; j < per / 2; ++j) {                  \
+        r.at[base + 2 * j] = a.at[base + (START) + j];     \
+        r.at[base + 2 * j + 1] = b.at[base + (START) + j]; \
+      }                                                    \
+    return join<V>(r);                                     \
+  }                                                        \
+  LEPTON_EMULATE_MASKED2(mm512, NAME, V, T, const V&, const V&)
+#define LEPTON_EMULATE_UNPACK(SUFFIX, V, T)              \
+  LEPTON_EMULATE_UNPACK_HALF(unpacklo_##SUFFIX, V, T, 0) \
+  LEPTON_EMULATE_UNPACK_HALF(unpackhi_##SUFFIX, V, T, per / 2)
 LEPTON_EMULATE_UNPACK(epi8, m512i, std::int8_t)
 LEPTON_EMULATE_UNPACK(epi16, m512i, std::int16_t)
 LEPTON_EMULATE_UNPACK(epi32, m512i, std::int32_t)
@@ -280,23 +296,27 @@ static inline m512 mm512_permutevar_ps(const m512& a, const m512i& control) {
 #define _mm512_permutevar_ps lepton_emulate::mm512_permutevar_ps
 static inline m512 mm512_shuffle_ps(const m512& a, const m512& b, int imm) {
   m512 r;
-  for (int i = 0; i < 16; ++i) r.lane[i] = (i % 4 < 2 ? a : b).lane[(i & ~3) + ((imm >> (2 * (i % 4))) & 3)];
+  for (int base = 0; base < 16; base += 4)
+    for (int j = 0; j < 2; ++j) {
+      r.lane[base + j] = a.lane[base + ((imm >> (2 * j)) & 3)];
+      r.lane[base + 2 + j] = b.lane[base + ((imm >> (4 + 2 * j)) & 3)];
+    }
   return r;
 }
 #undef _mm512_shuffle_ps
 #define _mm512_shuffle_ps lepton_emulate::mm512_shuffle_ps
 
 // Saturating packs, part by part: lanes of a, then lanes of b.
-#define LEPTON_EMULATE_PACK(NAME, WIDE, NARROWED)                                                  \
-  static inline m512i mm512_##NAME(const m512i& a_, const m512i& b_) {                             \
-    const auto a = lanes<WIDE>(a_), b = lanes<WIDE>(b_);                                           \
-    Pack<NARROWED, 2 * a.size> r;                                                                  \
-    constexpr int n = int(16 / sizeof(WIDE));                                                      \
-    for (int i = 0; i < a.size; ++i) {                                                             \
-      r.at[i / n * 2 * n + i % n] = saturate<NARROWED>(a.at[i]);                                   \
-      r.at[i / n * 2 * n + n + i % n] = saturate<NARROWED>(b.at[i]);                               \
-    }                                                                                              \
-    return join<m512i>(r);                                                                         \
+#define LEPTON_EMULATE_PACK(NAME, WIDE, NARROWED)                      \
+  static inline m512i mm512_##NAME(const m512i& a_, const m512i& b_) { \
+    const auto a = lanes<WIDE>(a_), b = lanes<WIDE>(b_);               \
+    Pack<NARROWED, 2 * a.size> r;                                      \
+    constexpr int n = int(16 / sizeof(WIDE));                          \
+    for (int i = 0; i < a.size; ++i) {                                 \
+      r.at[i / n * 2 * n + i % n] = saturate<NARROWED>(a.at[i]);       \
+      r.at[i / n * 2 * n + n + i % n] = saturate<NARROWED>(b.at[i]);   \
+    }                                                                  \
+    return join<m512i>(r);                                             \
   }
 LEPTON_EMULATE_PACK(packs_epi16, std::int16_t, std::int8_t)
 LEPTON_EMULATE_PACK(packus_epi16, std::int16_t, std::uint8_t)
@@ -310,14 +330,19 @@ LEPTON_EMULATE_PACK(packus_epi32, std::int32_t, std::uint16_t)
 // Bytes shifted through each part; VPALIGNR reads a above b.
 static inline m512i mm512_alignr_epi8(const m512i& a_, const m512i& b_, int count) {
   const auto a = lanes<std::uint8_t>(a_), b = lanes<std::uint8_t>(b_);
+  const int n = (count & 255) > 32 ? 32 : count & 255;
   Pack<std::uint8_t, 64> r;
-  for (int i = 0; i < 64; ++i) {
-    const int base = i & ~15, s = i % 16 + (count & 255);
-    r.at[i] = s < 16 ? b.at[base + s] : s < 32 ? a.at[base + s - 16] : std::uint8_t(0);
+  for (int base = 0; base < 64; base += 16) {
+    std::uint8_t bytes[48] = {};
+    std::memcpy(bytes, b.at + base, 16);
+    std::memcpy(bytes + 16, a.at + base, 16);
+    std::memcpy(r.at + base, bytes + n, 16);
   }
   return join<m512i>(r);
 }
-static inline m512i mm512_bsrli_epi128(const m512i& a, int n) { return mm512_alignr_epi8(zero<m512i>(), a, n & 255); }
+static inline m512i mm512_bsrli_epi128(const m512i& a, int n) {
+  return mm512_alignr_epi8(zero<m512i>(), a, n & 255);
+}
 static inline m512i mm512_bslli_epi128(const m512i& a, int n) {
   return (n & 255) > 15 ? zero<m512i>() : mm512_alignr_epi8(a, zero<m512i>(), 16 - (n & 15));
 }
@@ -330,14 +355,20 @@ static inline m512i mm512_bslli_epi128(const m512i& a, int n) {
 // VALIGND and VALIGNQ shift whole lanes through the register.
 template <class T>
 static inline m512i align_lanes(const m512i& a_, const m512i& b_, int count) {
-  const auto a = lanes<T>(a_), b = lanes<T>(b_);
-  Pack<T, a.size> r;
-  const int n = count & (r.size - 1);
-  for (int i = 0; i < r.size; ++i) r.at[i] = i + n < r.size ? b.at[i + n] : a.at[i + n - r.size];
-  return join<m512i>(r);
+  constexpr int size = int(64 / sizeof(T));
+  T both[2 * size];
+  std::memcpy(both, &b_, 64);
+  std::memcpy(both + size, &a_, 64);
+  m512i r;
+  std::memcpy(&r, both + (count & (size - 1)), 64);
+  return r;
 }
-static inline m512i mm512_alignr_epi32(const m512i& a, const m512i& b, int n) { return align_lanes<std::int32_t>(a, b, n); }
-static inline m512i mm512_alignr_epi64(const m512i& a, const m512i& b, int n) { return align_lanes<std::int64_t>(a, b, n); }
+static inline m512i mm512_alignr_epi32(const m512i& a, const m512i& b, int n) {
+  return align_lanes<std::int32_t>(a, b, n);
+}
+static inline m512i mm512_alignr_epi64(const m512i& a, const m512i& b, int n) {
+  return align_lanes<std::int64_t>(a, b, n);
+}
 #undef _mm512_alignr_epi32
 #define _mm512_alignr_epi32 lepton_emulate::mm512_alignr_epi32
 #undef _mm512_alignr_epi64

@@ -7,7 +7,8 @@
 namespace lepton_emulate {
 
 // Shifts by an immediate. A count of the lane's width or more gives zero, or all sign bits.
-LEPTON_EMULATE_IMMEDIATE(mm512, slli_epi16, m512i, std::uint16_t, n > 15 ? 0u : std::uint32_t{a} << n)
+LEPTON_EMULATE_IMMEDIATE(mm512, slli_epi16, m512i, std::uint16_t,
+                         n > 15 ? 0u : std::uint32_t{a} << n)
 LEPTON_EMULATE_IMMEDIATE(mm512, slli_epi32, m512i, std::uint32_t, n > 31 ? 0u : a << n)
 LEPTON_EMULATE_IMMEDIATE(mm512, slli_epi64, m512i, std::uint64_t, n > 63 ? 0u : a << n)
 LEPTON_EMULATE_IMMEDIATE(mm512, srli_epi16, m512i, std::uint16_t, n > 15 ? 0 : a >> n)
@@ -112,21 +113,35 @@ static inline int shift_count(const __m128i& n) {
   const auto count = lanes<std::uint64_t>(n).at[0];
   return count > 64 ? 64 : static_cast<int>(count);
 }
-static inline m512i mm512_sll_epi32(const m512i& a, const __m128i& n) { return mm512_slli_epi32(a, shift_count(n)); }
-static inline m512i mm512_srl_epi32(const m512i& a, const __m128i& n) { return mm512_srli_epi32(a, shift_count(n)); }
-static inline m512i mm512_sra_epi32(const m512i& a, const __m128i& n) { return mm512_srai_epi32(a, shift_count(n)); }
-static inline m512i mm512_sll_epi64(const m512i& a, const __m128i& n) { return mm512_slli_epi64(a, shift_count(n)); }
-static inline m512i mm512_srl_epi64(const m512i& a, const __m128i& n) { return mm512_srli_epi64(a, shift_count(n)); }
+static inline m512i mm512_sll_epi32(const m512i& a, const __m128i& n) {
+  return mm512_slli_epi32(a, shift_count(n));
+}
+static inline m512i mm512_srl_epi32(const m512i& a, const __m128i& n) {
+  return mm512_srli_epi32(a, shift_count(n));
+}
+static inline m512i mm512_sra_epi32(const m512i& a, const __m128i& n) {
+  return mm512_srai_epi32(a, shift_count(n));
+}
+static inline m512i mm512_sll_epi64(const m512i& a, const __m128i& n) {
+  return mm512_slli_epi64(a, shift_count(n));
+}
+static inline m512i mm512_srl_epi64(const m512i& a, const __m128i& n) {
+  return mm512_srli_epi64(a, shift_count(n));
+}
 #define _mm512_sll_epi32 lepton_emulate::mm512_sll_epi32
 #define _mm512_srl_epi32 lepton_emulate::mm512_srl_epi32
 #define _mm512_sra_epi32 lepton_emulate::mm512_sra_epi32
 #define _mm512_sll_epi64 lepton_emulate::mm512_sll_epi64
 #define _mm512_srl_epi64 lepton_emulate::mm512_srl_epi64
 // Rotations.
-LEPTON_EMULATE_IMMEDIATE(mm512, rol_epi32, m512i, std::uint32_t, a << (n & 31) | a >> ((32 - n) & 31))
-LEPTON_EMULATE_IMMEDIATE(mm512, ror_epi32, m512i, std::uint32_t, a >> (n & 31) | a << ((32 - n) & 31))
-LEPTON_EMULATE_IMMEDIATE(mm512, rol_epi64, m512i, std::uint64_t, a << (n & 63) | a >> ((64 - n) & 63))
-LEPTON_EMULATE_IMMEDIATE(mm512, ror_epi64, m512i, std::uint64_t, a >> (n & 63) | a << ((64 - n) & 63))
+LEPTON_EMULATE_IMMEDIATE(mm512, rol_epi32, m512i, std::uint32_t,
+                         a << (n & 31) | a >> ((32 - n) & 31))
+LEPTON_EMULATE_IMMEDIATE(mm512, ror_epi32, m512i, std::uint32_t,
+                         a >> (n & 31) | a << ((32 - n) & 31))
+LEPTON_EMULATE_IMMEDIATE(mm512, rol_epi64, m512i, std::uint64_t,
+                         a << (n & 63) | a >> ((64 - n) & 63))
+LEPTON_EMULATE_IMMEDIATE(mm512, ror_epi64, m512i, std::uint64_t,
+                         a >> (n & 63) | a << ((64 - n) & 63))
 #undef _mm512_rol_epi32
 #define _mm512_rol_epi32 lepton_emulate::mm512_rol_epi32
 #undef _mm512_rol_epi64

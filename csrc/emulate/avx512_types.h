@@ -11,9 +11,6 @@
 #include <cstring>
 #include <type_traits>
 
-// Registers here are structs of 64-byte alignment, passed in memory: gcc's note on that ABI is of no interest.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 // The host needs AVX2, FMA and F16C, as the region of the kernels that call these functions does.
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
@@ -31,7 +28,8 @@ struct __attribute__((aligned(64), may_alias)) m512bh {
 };
 struct __attribute__((aligned(64), may_alias)) m512i {
   std::int32_t lane[16];
-  explicit operator m512bh() const;  // gcc 12 has no intrinsic for this cast; (__m512bh)x is how one writes it
+  explicit operator m512bh()
+      const;  // gcc 12 has no intrinsic for this cast; (__m512bh)x is how one writes it
   explicit operator m512() const;
   explicit operator m512d() const;
 };
@@ -109,7 +107,8 @@ static inline V zero() {
   return r;
 }
 
-// Contents that the Guide calls undefined: a pattern that is a NaN in fp32 and that no correct kernel lets through.
+// Contents that the Guide calls undefined: a pattern that is a NaN in fp32 and that no correct
+// kernel lets through.
 template <class V>
 static inline V undefined() {
   Pack<std::uint32_t, sizeof(V) / 4> p;
@@ -118,77 +117,104 @@ static inline V undefined() {
 }
 
 // The mask type that goes with a number of lanes.
-template <int N> struct MaskFor { using type = __mmask8; };
-template <> struct MaskFor<16> { using type = __mmask16; };
-template <> struct MaskFor<32> { using type = __mmask32; };
-template <> struct MaskFor<64> { using type = __mmask64; };
+template <int N>
+struct MaskFor {
+  using type = __mmask8;
+};
+template <>
+struct MaskFor<16> {
+  using type = __mmask16;
+};
+template <>
+struct MaskFor<32> {
+  using type = __mmask32;
+};
+template <>
+struct MaskFor<64> {
+  using type = __mmask64;
+};
 template <class T, std::size_t Bytes>
 using mask_t = typename MaskFor<int(Bytes / sizeof(T))>::type;
 
 static inline bool bit(std::uint64_t k, int i) { return (k >> i) & 1; }
 
+// The unsigned integer as wide as a lane.
+template <class T>
+using index_t = typename std::conditional<
+    sizeof(T) == 8, std::uint64_t,
+    typename std::conditional<
+        sizeof(T) == 4, std::uint32_t,
+        typename std::conditional<sizeof(T) == 2, std::uint16_t, std::uint8_t>::type>::type>::type;
+
 // Lane by lane: yes where the mask has a one, no elsewhere. Merge- and zero-masking are both this.
+// On bits, without a choice between two places in memory: gcc 12 at -O3 reorders the stores before
+// such a load.
 template <class T, class V>
 static inline V select(std::uint64_t k, const V& yes, const V& no) {
-  const auto y = lanes<T>(yes);
-  auto r = lanes<T>(no);
-  for (int i = 0; i < r.size; ++i) r.at[i] = bit(k, i) ? y.at[i] : r.at[i];
+  using U = index_t<T>;
+  const auto y = lanes<U>(yes), n = lanes<U>(no);
+  Pack<U, y.size> r;
+  for (int i = 0; i < r.size; ++i) {
+    const U all = static_cast<U>(U(0) - U((k >> i) & 1));
+    r.at[i] = static_cast<U>(n.at[i] ^ ((n.at[i] ^ y.at[i]) & all));
+  }
   return join<V>(r);
 }
 
 }  // namespace lepton_emulate
 
-// Function makers. W is mm512, mm256 or mm; V the register; T the lane type; EXPR the result of one lane.
-#define LEPTON_EMULATE_UNARY(W, NAME, V, T, EXPR)                                                  \
-  static inline V W##_##NAME(const V& a_) {                                                        \
-    const auto x = lanes<T>(a_);                                                                   \
-    Pack<T, sizeof(V) / sizeof(T)> r;                                                              \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const T a = x.at[i];                                                                         \
-      r.at[i] = static_cast<T>(EXPR);                                                              \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
-  static inline V W##_mask_##NAME(const V& src, mask_t<T, sizeof(V)> k, const V& a) {                      \
-    return select<T>(k, W##_##NAME(a), src);                                                       \
-  }                                                                                                \
-  static inline V W##_maskz_##NAME(mask_t<T, sizeof(V)> k, const V& a) {                                   \
-    return select<T>(k, W##_##NAME(a), zero<V>());                                                 \
+// Function makers. W is mm512, mm256 or mm; V the register; T the lane type; EXPR the result of one
+// lane.
+#define LEPTON_EMULATE_UNARY(W, NAME, V, T, EXPR)                                     \
+  static inline V W##_##NAME(const V& a_) {                                           \
+    const auto x = lanes<T>(a_);                                                      \
+    Pack<T, sizeof(V) / sizeof(T)> r;                                                 \
+    for (int i = 0; i < r.size; ++i) {                                                \
+      const T a = x.at[i];                                                            \
+      r.at[i] = static_cast<T>(EXPR);                                                 \
+    }                                                                                 \
+    return join<V>(r);                                                                \
+  }                                                                                   \
+  static inline V W##_mask_##NAME(const V& src, mask_t<T, sizeof(V)> k, const V& a) { \
+    return select<T>(k, W##_##NAME(a), src);                                          \
+  }                                                                                   \
+  static inline V W##_maskz_##NAME(mask_t<T, sizeof(V)> k, const V& a) {              \
+    return select<T>(k, W##_##NAME(a), zero<V>());                                    \
   }
 
-#define LEPTON_EMULATE_BINARY(W, NAME, V, T, EXPR)                                                 \
-  static inline V W##_##NAME(const V& a_, const V& b_) {                                           \
-    const auto x = lanes<T>(a_), y = lanes<T>(b_);                                                 \
-    Pack<T, sizeof(V) / sizeof(T)> r;                                                              \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const T a = x.at[i], b = y.at[i];                                                            \
-      r.at[i] = static_cast<T>(EXPR);                                                              \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
+#define LEPTON_EMULATE_BINARY(W, NAME, V, T, EXPR)       \
+  static inline V W##_##NAME(const V& a_, const V& b_) { \
+    const auto x = lanes<T>(a_), y = lanes<T>(b_);       \
+    Pack<T, sizeof(V) / sizeof(T)> r;                    \
+    for (int i = 0; i < r.size; ++i) {                   \
+      const T a = x.at[i], b = y.at[i];                  \
+      r.at[i] = static_cast<T>(EXPR);                    \
+    }                                                    \
+    return join<V>(r);                                   \
+  }                                                      \
   LEPTON_EMULATE_MASKED2(W, NAME, V, T, const V&, const V&)
 
 // Merge- and zero-masked forms of a function of two arguments.
-#define LEPTON_EMULATE_MASKED2(W, NAME, V, T, A, B)                                                \
-  static inline V W##_mask_##NAME(const V& src, mask_t<T, sizeof(V)> k, A a, B b) {                        \
-    return select<T>(k, W##_##NAME(a, b), src);                                                    \
-  }                                                                                                \
-  static inline V W##_maskz_##NAME(mask_t<T, sizeof(V)> k, A a, B b) {                                     \
-    return select<T>(k, W##_##NAME(a, b), zero<V>());                                              \
+#define LEPTON_EMULATE_MASKED2(W, NAME, V, T, A, B)                                 \
+  static inline V W##_mask_##NAME(const V& src, mask_t<T, sizeof(V)> k, A a, B b) { \
+    return select<T>(k, W##_##NAME(a, b), src);                                     \
+  }                                                                                 \
+  static inline V W##_maskz_##NAME(mask_t<T, sizeof(V)> k, A a, B b) {              \
+    return select<T>(k, W##_##NAME(a, b), zero<V>());                               \
   }
 
 // One lane with an immediate or a scalar count n.
-#define LEPTON_EMULATE_IMMEDIATE(W, NAME, V, T, EXPR)                                              \
-  static inline V W##_##NAME(const V& a_, int n_) {                                                \
-    const unsigned n = static_cast<unsigned>(n_);                                                  \
-    const auto x = lanes<T>(a_);                                                                   \
-    Pack<T, sizeof(V) / sizeof(T)> r;                                                              \
-    for (int i = 0; i < r.size; ++i) {                                                             \
-      const T a = x.at[i];                                                                         \
-      r.at[i] = static_cast<T>(EXPR);                                                              \
-    }                                                                                              \
-    return join<V>(r);                                                                             \
-  }                                                                                                \
+#define LEPTON_EMULATE_IMMEDIATE(W, NAME, V, T, EXPR) \
+  static inline V W##_##NAME(const V& a_, int n_) {   \
+    const unsigned n = static_cast<unsigned>(n_);     \
+    const auto x = lanes<T>(a_);                      \
+    Pack<T, sizeof(V) / sizeof(T)> r;                 \
+    for (int i = 0; i < r.size; ++i) {                \
+      const T a = x.at[i];                            \
+      r.at[i] = static_cast<T>(EXPR);                 \
+    }                                                 \
+    return join<V>(r);                                \
+  }                                                   \
   LEPTON_EMULATE_MASKED2(W, NAME, V, T, const V&, int)
 
 #pragma GCC pop_options

@@ -26,8 +26,8 @@ void ask_for_huge_pages(void* data, int64_t bytes) {
 }
 
 // One strip of 16 rows of the weight: its tiles, and its sums per group.
-void pack_strip(const int8_t* weight, int64_t n_stride, int64_t k_stride, const PackedHeader& header,
-                int64_t strip, int8_t* tiles, int32_t* sums) {
+void pack_strip(const int8_t* weight, int64_t n_stride, int64_t k_stride,
+                const PackedHeader& header, int64_t strip, int8_t* tiles, int32_t* sums) {
   int8_t* to = tiles + strip * 16 * header.in_padded;
   std::memset(to, 0, static_cast<size_t>(16 * header.in_padded));
   for (int64_t j = 0; j < 16; ++j) {
@@ -58,8 +58,8 @@ Grid split(int64_t strips, int64_t rows, int64_t threads) {
   double best_cost = 1e300;
   for (int64_t n = 1; n <= std::min(threads, std::max<int64_t>(strips, 1)); ++n) {
     const int64_t m = std::min(threads / n, std::max<int64_t>(rows / 8, 1));
-    const double share = static_cast<double>((strips + n - 1) / n) *
-                         static_cast<double>((rows + m - 1) / m);
+    const double share =
+        static_cast<double>((strips + n - 1) / n) * static_cast<double>((rows + m - 1) / m);
     // Splitting rows makes every thread read the weights: prefer columns unless it costs balance.
     const double cost = share * (1.0 + 0.02 * static_cast<double>(m - 1));
     if (cost < best_cost) best_cost = cost, best = {n, m};
@@ -74,7 +74,8 @@ void pack_weight(const int8_t* weight, int64_t n_stride, int64_t k_stride,
   ask_for_huge_pages(packed, header.bytes());
   std::memcpy(packed, &header, sizeof header);
   auto* sums = reinterpret_cast<int32_t*>(packed + sizeof header);
-  const int64_t sums_end = static_cast<int64_t>(sizeof header) + 4 * header.groups() * header.out_padded;
+  const int64_t sums_end =
+      static_cast<int64_t>(sizeof header) + 4 * header.groups() * header.out_padded;
   std::memset(packed + sums_end, 0, static_cast<size_t>(header.tiles_offset() - sums_end));
   auto* tiles = reinterpret_cast<int8_t*>(packed + header.tiles_offset());
   const int64_t strips = header.out_padded / 16;
@@ -95,8 +96,8 @@ Tensor pack_for_call(const Tensor& weight, int64_t n_dim, int64_t k_dim, int64_t
 }
 
 Scratch::Buffer Scratch::allocate(int64_t bytes) {
-  return Buffer(static_cast<uint8_t*>(
-      ::operator new[](static_cast<size_t>(bytes), std::align_val_t{64})));
+  return Buffer(
+      static_cast<uint8_t*>(::operator new[](static_cast<size_t>(bytes), std::align_val_t{64})));
 }
 
 Scratch::Scratch(int64_t bytes) {
@@ -173,9 +174,8 @@ void run_int8_linear(const Int8Kernels& kernels, Int8Quantize quantize, Int8Line
                 static_cast<size_t>(kernels.row_slack * stride * operand));
 
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(p.layout.row_padded, 1));
-    torch::stable::parallel_for(m0, m0 + count, grain, [&](int64_t begin, int64_t end) {
-      prepare(quantize, begin, end);
-    });
+    torch::stable::parallel_for(m0, m0 + count, grain,
+                                [&](int64_t begin, int64_t end) { prepare(quantize, begin, end); });
 
     // Below some thousands of products a second thread costs more than it brings.
     const bool small = count * strips * p.layout.row_padded < 12288;

@@ -27,10 +27,14 @@ struct PackedHeader {
     const int64_t group = group_size ? group_size : in_features;
     const int64_t groups = in_features ? in_features / group : 1;
     const int64_t group_padded = round_up(group, 4);
-    return {kMagic,       kVersion,
-            out_features, in_features,
-            group,        group_padded,
-            round_up(groups * group_padded, 64), round_up(out_features, 16)};
+    return {kMagic,
+            kVersion,
+            out_features,
+            in_features,
+            group,
+            group_padded,
+            round_up(groups * group_padded, 64),
+            round_up(out_features, 16)};
   }
 
   int64_t groups() const { return in_features ? in_features / group_size : 1; }

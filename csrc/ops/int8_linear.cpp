@@ -10,8 +10,8 @@ constexpr const char* kOp = "int8_linear";
 constexpr int64_t kLargestGroup = 65536;
 
 Tensor pack_int8_weight(const Tensor& weight, int64_t group_size) {
-  LEPTON_CHECK(weight.scalar_type() == ScalarType::Char, "pack_int8_weight: weight must be int8, got ",
-               name_of(weight.scalar_type()));
+  LEPTON_CHECK(weight.scalar_type() == ScalarType::Char,
+               "pack_int8_weight: weight must be int8, got ", name_of(weight.scalar_type()));
   LEPTON_CHECK(weight.dim() == 2,
                "pack_int8_weight: weight must have shape (out_features, in_features), got ",
                tuple(weight.sizes()));
@@ -25,19 +25,22 @@ PackedHeader read_header(const char* op, const Tensor& packed) {
   constexpr auto kHeaderBytes = static_cast<int64_t>(sizeof(PackedHeader));
   LEPTON_CHECK(packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 &&
                    packed.is_contiguous() && packed.size(0) >= kHeaderBytes,
-               op, ": weight must be int8 (out_features, in_features) or come from pack_int8_weight");
+               op,
+               ": weight must be int8 (out_features, in_features) or come from pack_int8_weight");
   PackedHeader header;
   std::memcpy(&header, packed.const_data_ptr(), sizeof header);
-  LEPTON_CHECK(header.magic == PackedHeader::kMagic,
-               op, ": weight is uint8 but was not made by pack_int8_weight");
+  LEPTON_CHECK(header.magic == PackedHeader::kMagic, op,
+               ": weight is uint8 but was not made by pack_int8_weight");
   LEPTON_CHECK(header.version == PackedHeader::kVersion, op, ": weight was packed as version ",
                header.version, ", this release reads version ", PackedHeader::kVersion);
   const bool sane = header.out_features >= 0 && header.in_features >= 0 && header.group_size >= 0 &&
                     (header.in_features == 0 || header.group_size > 0) &&
                     (header.group_size == 0 || header.in_features % header.group_size == 0) &&
-                    header.out_features < (int64_t{1} << 40) && header.in_features < (int64_t{1} << 40);
-  LEPTON_CHECK(sane && header.same_shape(PackedHeader::make(header.out_features, header.in_features,
-                                                            header.group_size)) &&
+                    header.out_features < (int64_t{1} << 40) &&
+                    header.in_features < (int64_t{1} << 40);
+  LEPTON_CHECK(sane &&
+                   header.same_shape(PackedHeader::make(header.out_features, header.in_features,
+                                                        header.group_size)) &&
                    header.bytes() == packed.size(0),
                op, ": packed weight is truncated or damaged");
   return header;
@@ -74,7 +77,7 @@ bool all_finite(const float* values, int64_t count) {
 
 // Parameters are few: those that are not dense float32 are converted.
 Tensor as_float(const Tensor& tensor) {
-  const Tensor dense = torch::stable::contiguous(tensor);
+  const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
   return dense.scalar_type() == ScalarType::Float ? dense
                                                   : torch::stable::to(dense, ScalarType::Float);
 }
@@ -91,8 +94,8 @@ const int32_t* ints(const Tensor& tensor) {
 template <class T>
 int64_t row_stride(const char* name, const Tensor& tensor, ScalarType dtype, int64_t rows,
                    const T& valid) {
-  LEPTON_CHECK(tensor.scalar_type() == dtype, kOp, ": ", name, " must be ", name_of(dtype), ", got ",
-               name_of(tensor.scalar_type()));
+  LEPTON_CHECK(tensor.scalar_type() == dtype, kOp, ": ", name, " must be ", name_of(dtype),
+               ", got ", name_of(tensor.scalar_type()));
   LEPTON_CHECK(tensor.is_contiguous() && (tensor.numel() == 1 || tensor.numel() == rows), kOp, ": ",
                name, " must have one value or ", rows, ", got ", tuple(tensor.sizes()));
   for (int64_t i = 0; i < tensor.numel(); ++i) {
@@ -102,7 +105,8 @@ int64_t row_stride(const char* name, const Tensor& tensor, ScalarType dtype, int
 }
 
 bool valid_scale(const Tensor& tensor, int64_t i) {
-  return std::isfinite(floats(tensor)[i]) && floats(tensor)[i] > 0.0f;
+  const float scale = floats(tensor)[i];
+  return std::isfinite(scale) && scale > 0.0f && std::isfinite(1.0f / scale);
 }
 
 bool valid_zero_point(const Tensor& tensor, int64_t i) {
@@ -124,8 +128,10 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   LEPTON_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::silu), kOp,
                ": unknown activation number ", activation);
 
-  LEPTON_CHECK(weight_scale.dim() <= 2, kOp, ": weight_scale must have shape (out_features,) or "
-               "(out_features, groups), got ", tuple(weight_scale.sizes()));
+  LEPTON_CHECK(weight_scale.dim() <= 2, kOp,
+               ": weight_scale must have shape (out_features,) or "
+               "(out_features, groups), got ",
+               tuple(weight_scale.sizes()));
   const int64_t groups = weight_scale.dim() == 2 ? weight_scale.size(1) : 1;
   LEPTON_CHECK(groups > 0 && rows.columns % groups == 0, kOp, ": weight_scale has ", groups,
                " groups, which do not divide in_features ", rows.columns);
@@ -135,9 +141,8 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
                tuple(weight.sizes()));
   LEPTON_CHECK(canonical || weight_scale.dim() > 0, kOp,
                ": weight_scale must have shape (out_features,) with a packed weight, got ()");
-  const Tensor packed = canonical
-                            ? pack_for_call(weight, 0, 1, groups > 1 ? rows.columns / groups : 0)
-                            : weight;
+  const Tensor packed =
+      canonical ? pack_for_call(weight, 0, 1, groups > 1 ? rows.columns / groups : 0) : weight;
   const PackedHeader header = read_header(kOp, packed);
   const int64_t out_features = canonical ? weight.size(0) : weight_scale.size(0);
   LEPTON_CHECK(header.out_features == out_features && header.in_features == rows.columns &&
@@ -147,10 +152,13 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
                "), x and weight_scale ask for (", out_features, ", ", rows.columns, ", ", groups,
                ")");
   LEPTON_CHECK(weight_scale.dim() == 0 || weight_scale.size(0) == out_features, kOp,
-               ": weight_scale must have shape (", out_features,
-               ",) to match out_features, got ", tuple(weight_scale.sizes()));
+               ": weight_scale must have shape (", out_features, ",) to match out_features, got ",
+               tuple(weight_scale.sizes()));
   LEPTON_CHECK(weight_only || header.group_size <= kLargestGroup, kOp, ": in_features ",
                header.group_size, " in one group can overflow int32");
+  LEPTON_CHECK(
+      is_float(weight_scale.scalar_type()) || weight_scale.scalar_type() == ScalarType::Double, kOp,
+      ": weight_scale must be float, got ", name_of(weight_scale.scalar_type()));
   const Tensor scale = as_float(weight_scale);
   LEPTON_CHECK(all_finite(floats(scale), scale.numel()), kOp,
                ": weight_scale must be finite, got NaN or infinity in it");
@@ -188,7 +196,8 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   if (bias) {
     LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
                  out_features, ",) to match out_features, got ", tuple(bias->sizes()));
-    kernel_dtype(kOp, "bias", bias->scalar_type());
+    LEPTON_CHECK(kernel_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
+                 ": bias must be float, got int8");
     bias_floats = as_float(*bias);
     p.bias = floats(bias_floats);
   }

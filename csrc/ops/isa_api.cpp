@@ -34,7 +34,7 @@ LEPTON_API int lepton_isa_emulated() noexcept {
 
 // The library is found as a module of the package and loaded by torch; importing it does nothing.
 LEPTON_API PyObject* PyInit__ops() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_ops", nullptr, -1, nullptr,
-                               nullptr,               nullptr, nullptr, nullptr};
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

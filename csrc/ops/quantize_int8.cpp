@@ -28,9 +28,8 @@ std::tuple<Tensor, Tensor, Tensor> quantize_int8(const Tensor& x, bool symmetric
   p.row_zero = static_cast<int32_t*>(zero_point.mutable_data_ptr());
   const Int8Kernels& kernels = choose_int8_kernels(rows.count, p.layout);
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(rows.columns, 1));
-  torch::stable::parallel_for(0, rows.count, grain, [&](int64_t begin, int64_t end) {
-    kernels.quantize(p, begin, end);
-  });
+  torch::stable::parallel_for(0, rows.count, grain,
+                              [&](int64_t begin, int64_t end) { kernels.quantize(p, begin, end); });
   return {q, scale, zero_point};
 }
 

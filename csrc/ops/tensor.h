@@ -79,8 +79,8 @@ inline Rows as_rows(const Tensor& given) {
   for (int64_t d = 0; d < dims - 1; ++d) count *= tensor.size(d);
   int64_t stride = dims > 1 ? tensor.stride(dims - 2) : columns;
   for (int64_t d = dims - 2; d > 0; --d) {
-    const bool folds = tensor.size(d - 1) == 1 ||
-                       tensor.stride(d - 1) == tensor.stride(d) * tensor.size(d);
+    const bool folds =
+        tensor.size(d - 1) == 1 || tensor.stride(d - 1) == tensor.stride(d) * tensor.size(d);
     if (!folds) {
       tensor = torch::stable::contiguous(tensor);
       stride = columns;

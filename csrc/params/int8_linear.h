@@ -24,39 +24,39 @@ struct Int8Quantize {
   int64_t x_stride;  // elements between rows; columns are contiguous
   DType x_dtype;
   Int8RowLayout layout;
-  bool symmetric;                 // dynamic quantisation only
-  const float* scale;             // null: dynamic, else one per `scale_stride` rows
-  int64_t scale_stride;           // 0: one for all rows, 1: one per row
-  const int32_t* zero_point;      // null: 0
+  bool symmetric;             // dynamic quantisation only
+  const float* scale;         // null: dynamic, else one per `scale_stride` rows
+  int64_t scale_stride;       // 0: one for all rows, 1: one per row
+  const int32_t* zero_point;  // null: 0
   int64_t zero_point_stride;
-  void* q;                        // rows of operands of the kernel
-  int64_t q_stride;               // operands between rows
-  float* row_scale;               // out, one per row; NaN for a row that is not finite
-  int32_t* row_zero;              // out, one per row
+  void* q;            // rows of operands of the kernel
+  int64_t q_stride;   // operands between rows
+  float* row_scale;   // out, one per row; NaN for a row that is not finite
+  int32_t* row_zero;  // out, one per row
 };
 
 // One int8 linear layer, or (out_dtype i32) a plain product.
 struct Int8Linear {
   int64_t m, n;
-  Int8RowLayout layout;           // along k, of both operands
-  const void* a;                  // quantised rows
-  int64_t a_stride;               // operands between rows
+  Int8RowLayout layout;  // along k, of both operands
+  const void* a;         // quantised rows
+  int64_t a_stride;      // operands between rows
   const float* row_scale;
   const int32_t* row_zero;
-  const int8_t* tiles;            // packed weight
-  const int32_t* weight_sum;      // [groups][n_padded]
+  const int8_t* tiles;        // packed weight
+  const int32_t* weight_sum;  // [groups][n_padded]
   int64_t n_padded;
-  const float* weight_scale;      // element (n, g) at n * weight_scale_stride + g
+  const float* weight_scale;  // element (n, g) at n * weight_scale_stride + g
   int64_t weight_scale_stride;
-  const float* bias;              // null: none
+  const float* bias;  // null: none
   Activation activation;
-  const void* residual;           // null: none
+  const void* residual;  // null: none
   int64_t residual_stride;
   DType residual_dtype;
   void* out;
   int64_t out_stride;
   DType out_dtype;
-  float out_scale_inverse;        // int8 output
+  float out_scale_inverse;  // int8 output
   float out_zero_point;
 };
 
@@ -68,8 +68,8 @@ struct Int8Block {
 // What an instruction set brings.
 struct Int8Kernels {
   const char* isa;
-  int32_t operand_bytes;          // of the quantised activations
-  int32_t row_slack;              // zero rows that `linear` may read behind the last one
+  int32_t operand_bytes;  // of the quantised activations
+  int32_t row_slack;      // zero rows that `linear` may read behind the last one
   // Rows [begin, end) to kernel operands.
   void (*quantize_operands)(const Int8Quantize&, int64_t begin, int64_t end);
   // Rows [begin, end) to int8.

@@ -1,1 +1,5 @@
-"""Adapters for other libraries."""
+"""Adapters for other libraries; each imports its library only when called."""
+
+from lepton_kernels.integrations import transformers
+
+__all__ = ["transformers"]

@@ -1,5 +1,6 @@
 """Modules over the operators, drop-in for those of `torch.nn`."""
 
-from lepton_kernels.nn.int8_linear import Int8Linear
+from lepton_kernels.nn.int8_linear import Int8Linear, Int8LinearQAT
+from lepton_kernels.nn.multihead_attention import MultiheadAttention
 
-__all__ = ["Int8Linear"]
+__all__ = ["Int8Linear", "Int8LinearQAT", "MultiheadAttention"]

@@ -76,7 +76,10 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight_scale", torch.ones(scale_shape))
         self.register_buffer("x_scale", None)
         self.register_buffer("x_zero_point", None)
-        self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+        # Registered also where it is None: forward reads the dictionary.
+        self.register_parameter(
+            "bias", nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
+        )
 
     @classmethod
     def from_linear(
@@ -135,10 +138,10 @@ class Int8Linear(nn.Module):
         if linear.bias is not None:
             module.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
         if x_scale is not None:
-            device = linear.weight.device
-            module.x_scale = torch.as_tensor(x_scale, dtype=torch.float32, device=device).reshape(())
             zero = 0 if x_zero_point is None else x_zero_point
-            module.x_zero_point = torch.as_tensor(zero, dtype=torch.int32, device=device).reshape(())
+            device = linear.weight.device
+            module.x_scale = torch.as_tensor(x_scale, dtype=torch.float32).reshape(()).to(device)
+            module.x_zero_point = torch.as_tensor(zero, dtype=torch.int32).reshape(()).to(device)
         elif x_zero_point is not None:
             raise ValueError("Int8Linear.from_linear: x_zero_point needs x_scale")
         return module.train(linear.training)
@@ -159,13 +162,16 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        # Straight from the dictionaries: nn.Module's attribute look-up costs as much as the product
+        # of a small layer.
+        buffers: Any = self._buffers
         return int8_linear(
             x,
-            self.packed_weight,
-            self.weight_scale,
-            self.bias,
-            x_scale=self.x_scale,
-            x_zero_point=self.x_zero_point,
+            buffers["packed_weight"],
+            buffers["weight_scale"],
+            self._parameters["bias"],
+            x_scale=buffers["x_scale"],
+            x_zero_point=buffers["x_zero_point"],
             residual=residual,
             activation=self.activation,
             weight_only=self.weight_only,
@@ -187,7 +193,9 @@ class Int8Linear(nn.Module):
             f"bias={self.bias is not None}, {kind}{group}{activation}"
         )
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Int8Linear:
+    def _apply(
+        self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+    ) -> Int8Linear:
         # `.bfloat16()` and the like change activations and bias; quantisation stays float32.
         kept = {name: getattr(self, name) for name in ("weight_scale", "x_scale")}
         super()._apply(fn, recurse)
@@ -225,7 +233,9 @@ class Int8Linear(nn.Module):
                 self.packed_weight = self._pack(weight).to(self.packed_weight.device)
         scale = state.get(prefix + "weight_scale")
         if isinstance(scale, torch.Tensor) and not torch.isfinite(scale).all():
-            error_msgs.append(f"Int8Linear: {prefix}weight_scale must be finite, got NaN or infinity")
+            error_msgs.append(
+                f"Int8Linear: {prefix}weight_scale must be finite, got NaN or infinity"
+            )
         # A static layer's state decides whether this layer is static.
         for name in ("x_scale", "x_zero_point"):
             saved = state.get(prefix + name)

@@ -29,8 +29,7 @@ def activation_number(op: str, activation: str | None) -> int:
         return ACTIVATION_NUMBERS[activation]
     except (KeyError, TypeError):
         raise ValueError(
-            f"{op}: activation must be None or one of {', '.join(ACTIVATIONS)}, "
-            f"got {activation!r}"
+            f"{op}: activation must be None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
         ) from None
 
 
@@ -59,9 +58,7 @@ def check_int8_linear(
     in_features = x.shape[-1]
     if weight.dtype == torch.int8:
         if weight.dim() != 2 or weight.shape[1] != in_features:
-            shape_error(
-                op, "weight", f"(out_features, {in_features})", weight.shape, "to match x"
-            )
+            shape_error(op, "weight", f"(out_features, {in_features})", weight.shape, "to match x")
         out_features = weight.shape[0]
     elif weight.dtype == torch.uint8 and weight.dim() == 1:
         if weight_scale.dim() == 0:
@@ -87,8 +84,7 @@ def check_int8_linear(
         )
     if in_features % groups != 0:
         raise ValueError(
-            f"{op}: weight_scale has {groups} groups, which do not divide in_features "
-            f"{in_features}"
+            f"{op}: weight_scale has {groups} groups, which do not divide in_features {in_features}"
         )
     if in_features // groups > MAX_GROUP and not weight_only:
         raise NotImplementedError(
@@ -175,8 +171,12 @@ def check_int8_values(
     if not torch.isfinite(weight_scale).all():
         raise ValueError(f"{op}: weight_scale must be finite, got NaN or infinity in it")
     for name, scale in (("x_scale", x_scale), ("out_scale", out_scale)):
-        if scale is not None and not (torch.isfinite(scale) & (scale > 0)).all():
+        if scale is None:
+            continue
+        if not (torch.isfinite(scale) & (scale > 0)).all():
             raise ValueError(f"{op}: {name} must be finite and positive, got {scale.tolist()}")
+        if not torch.isfinite(1.0 / scale).all():
+            raise ValueError(f"{op}: {name} must be above 2^-128, got {scale.tolist()}")
     for name, zero in (("x_zero_point", x_zero_point), ("out_zero_point", out_zero_point)):
         if zero is not None and not ((zero >= -128) & (zero <= 127)).all():
             raise ValueError(f"{op}: {name} must be within -128 and 127, got {zero.tolist()}")
@@ -190,5 +190,3 @@ def check_int8_values(
                 f"{op}: packed weight has (out_features, in_features, groups) {got}, "
                 f"x and weight_scale ask for {expected}"
             )
-
-

@@ -15,7 +15,8 @@ from lepton_kernels.ops._int8_checks import (
     check_int8_values,
 )
 from lepton_kernels.reference import int8_linear as reference
-from lepton_kernels.reference.packed_weight import PackedShape
+from lepton_kernels.reference.packed_weight import PackedShape, check_unpack
+
 
 def _fake_pack(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     shape = PackedShape(weight.shape[0], weight.shape[1], group_size or weight.shape[1])
@@ -169,7 +170,12 @@ def unpack_int8_weight(packed: torch.Tensor, out_features: int, in_features: int
         ValueError: `packed` is damaged, of another version, or of another shape.
     """
     check_tensor("unpack_int8_weight", "packed", packed)
-    return _unpack((packed,), out_features, in_features)
+    try:
+        return _unpack((packed,), out_features, in_features)
+    except RuntimeError:
+        # The exact error is worked out only once a kernel has refused.
+        check_unpack(packed, out_features, in_features)
+        raise
 
 
 def int8_linear(
@@ -221,7 +227,8 @@ def int8_linear(
         TypeError: an argument has the wrong type or dtype.
         ValueError: a shape does not match, a scale is not finite or not positive, a packed weight
             is damaged, of another version or of another shape.
-        NotImplementedError: one group has more than 65,536 input features (int32 could overflow).
+        NotImplementedError: one group has more than 65,536 input features (int32 could overflow),
+            or an argument is float64, which only the reference backend takes.
 
     Gradients flow straight through the quantisation to `x`, and to `weight_scale`, `bias` and
     `residual`. Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
@@ -251,4 +258,12 @@ def int8_linear(
         arguments = (*tensors, out_zero_point, weight_only, number, out_dtype or torch.float32)
         check_int8_linear(*arguments)
         check_int8_values(x, weight, weight_scale, x_scale, x_zero_point, out_scale, out_zero_point)
+        if x.device.type == "cpu" and torch.float64 in (
+            out_dtype,
+            *(t.dtype for t in (x, bias, residual) if t is not None),
+        ):
+            raise NotImplementedError(
+                "int8_linear: float64 has no CPU kernel; supported: float32, bfloat16, float16 "
+                "(float64: lepton_kernels.force_backend('reference'))"
+            ) from None
         raise

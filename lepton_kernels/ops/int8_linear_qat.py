@@ -8,7 +8,11 @@ import torch
 
 from lepton_kernels import _dispatch
 from lepton_kernels.ops._checks import FLOATS, check_dtype, check_tensor, shape_error
-from lepton_kernels.ops._int8_checks import activation_number
+from lepton_kernels.ops._int8_checks import (
+    activation_number,
+    check_int8_linear,
+    check_int8_values,
+)
 from lepton_kernels.reference import int8_linear as reference
 
 
@@ -45,8 +49,8 @@ def _qat_backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ..
 
 _dispatch.define_op(
     "int8_linear_qat",
-    f"(Tensor x, Tensor weight, Tensor? bias, Tensor? x_scale, Tensor? x_zero_point, int group_size, int activation)"
-    " -> Tensor",
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? x_scale, Tensor? x_zero_point,"
+    " int group_size, int activation) -> Tensor",
     reference=reference.int8_linear_qat,
     fake=_fake_qat,
     setup_context=_setup_qat_context,
@@ -54,8 +58,8 @@ _dispatch.define_op(
 )
 _dispatch.define_op(
     "int8_linear_qat_backward",
-    f"(Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? x_scale, Tensor? x_zero_point, int group_size,"
-    f" int activation) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+    "(Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? x_scale, Tensor? x_zero_point,"
+    " int group_size, int activation) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     reference=reference.int8_linear_qat_backward,
     fake=_fake_qat_backward,
 )
@@ -102,10 +106,21 @@ def int8_linear_qat(
     check_dtype(op, "x", x, FLOATS)
     check_dtype(op, "weight", weight, FLOATS)
     if x.dim() == 0 or weight.dim() != 2 or weight.shape[1] != x.shape[-1]:
-        shape_error(op, "weight", f"(out_features, {x.shape[-1] if x.dim() else '?'})", weight.shape)
+        in_features = x.shape[-1] if x.dim() else "in_features"
+        shape_error(op, "weight", f"(out_features, {in_features})", weight.shape, "to match x")
     if group_size is not None and (group_size < 1 or weight.shape[1] % group_size != 0):
         raise ValueError(
             f"{op}: group_size must divide in_features {weight.shape[1]}, got {group_size}"
         )
     number = activation_number(op, activation)
-    return _linear_qat((x, weight, bias, x_scale, x_zero_point), group_size or 0, number)
+    try:
+        return _linear_qat((x, weight, bias, x_scale, x_zero_point), group_size or 0, number)
+    except (RuntimeError, AttributeError, TypeError):
+        # The exact error is worked out only once int8_linear has refused.
+        q = torch.empty_like(weight, dtype=torch.int8)
+        scale = torch.ones(weight.shape[0], device=weight.device)
+        check_int8_linear(
+            x, q, scale, bias, None, x_scale, x_zero_point, None, None, False, number, x.dtype
+        )
+        check_int8_values(x, q, scale, x_scale, x_zero_point, None, None)
+        raise

@@ -15,9 +15,7 @@ def _check(x: torch.Tensor, symmetric: bool) -> None:
         shape_error("quantize_int8", "x", "(rows, columns)", x.shape)
 
 
-def _reference(
-    x: torch.Tensor, symmetric: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _reference(x: torch.Tensor, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     _check(x, symmetric)
     return reference.quantize_int8(x, symmetric)
 
@@ -52,7 +50,8 @@ def quantize_int8(
 
     symmetric:   q = round(x * (127 / amax)) in [-127, 127], scale = amax / 127
     asymmetric:  q = round(x * (255 / range)) + zero_point in [-128, 127], scale = range / 255,
-                 where range = max(x, 0) - min(x, 0) and zero_point = -128 - round(min * 255 / range)
+                 where low = min(x, 0), range = max(x, 0) - low,
+                 zero_point = -128 - round(low * 255 / range)
 
     Everything is float32, rounding is to nearest even. x is near (q - zero_point) * scale.
 

@@ -108,9 +108,11 @@ def _weight_of(weight: torch.Tensor, out_features: int, in_features: int) -> tor
     return unpack_int8_weight(weight, out_features, in_features)
 
 
-def _scale_matrix(weight_scale: torch.Tensor, out_features: int) -> torch.Tensor:
-    """Weight scale as float32 (N, groups)."""
-    scale = weight_scale.to(torch.float32)
+def _scale_matrix(
+    weight_scale: torch.Tensor, out_features: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Weight scale as (N, groups)."""
+    scale = weight_scale.to(dtype)
     if scale.dim() == 0:
         scale = scale.expand(out_features)
     return scale.reshape(out_features, scale.shape[1] if scale.dim() == 2 else 1)
@@ -142,17 +144,18 @@ def int8_linear(
     """Linear layer with an int8 weight; see `lepton_kernels.int8_linear`."""
     in_features = x.shape[-1]
     out_features = _out_features(weight, weight_scale)
-    scale = _scale_matrix(weight_scale, out_features)
+    # float64 is for gradcheck: only a weight-only product has anything to differentiate there.
+    work = torch.float64 if weight_only and x.dtype == torch.float64 else torch.float32
+    scale = _scale_matrix(weight_scale, out_features, work)
     groups = scale.shape[1]
     rows = _rows(x)
     width = in_features // groups
     matrix = _weight_of(weight, out_features, in_features).reshape(out_features, groups, width)
 
     if weight_only:
-        work = torch.float64 if x.dtype == torch.float64 else torch.float32
         parts = [
             (rows.reshape(rows.shape[0], groups, width)[:, g].to(work) @ matrix[:, g].to(work).t())
-            * scale[:, g].to(work)
+            * scale[:, g]
             for g in range(groups)
         ]
         y = sum(parts[1:], parts[0])
@@ -170,12 +173,11 @@ def int8_linear(
             quantized, row_scale, row_zero = quantize_int8(rows, True)
         centered = quantized.to(torch.float64) - row_zero[:, None].to(torch.float64)
         centered = centered.reshape(rows.shape[0], groups, width)
-        y = None
-        for g in range(groups):
-            exact = (centered[:, g] @ matrix[:, g].to(torch.float64).t()).to(torch.float32)
-            part = exact * scale[:, g]
-            y = part if y is None else y + part
-        assert y is not None
+        parts = [
+            (centered[:, g] @ matrix[:, g].to(torch.float64).t()).to(torch.float32) * scale[:, g]
+            for g in range(groups)
+        ]
+        y = sum(parts[1:], parts[0])
         y = y * row_scale[:, None]
 
     if bias is not None:
@@ -256,15 +258,15 @@ def int8_linear_backward(
     """
     in_features = x.shape[-1]
     out_features = _out_features(weight, weight_scale)
-    scale = _scale_matrix(weight_scale, out_features)
+    work = torch.float64 if x.dtype == torch.float64 else torch.float32
+    scale = _scale_matrix(weight_scale, out_features, work)
     groups = scale.shape[1]
     width = in_features // groups
-    work = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = _rows(x)
     grad = grad.reshape(rows.shape[0], out_features).to(work)
     matrix = _weight_of(weight, out_features, in_features)
     dequantized = (
-        matrix.reshape(out_features, groups, width).to(work) * scale[:, :, None].to(work)
+        matrix.reshape(out_features, groups, width).to(work) * scale[:, :, None]
     ).reshape(out_features, in_features)
     seen = _dequantized_input(rows, x_scale, x_zero_point, weight_only, work)
 
@@ -280,7 +282,9 @@ def int8_linear_backward(
         grad_x = torch.where(inside, grad_x, 0.0)
     weight_gradient = (grad.t() @ seen).reshape(out_features, groups, width)
     grad_scale = (weight_gradient * matrix.reshape(out_features, groups, width).to(work)).sum(-1)
-    grad_scale = grad_scale.sum() if weight_scale.dim() == 0 else grad_scale.reshape_as(weight_scale)
+    if weight_scale.dim() == 0:
+        grad_scale = grad_scale.sum()
+    grad_scale = grad_scale.reshape(weight_scale.shape)
     float_dtype = x.dtype if x.dtype.is_floating_point else torch.float32
     return (
         grad_x.reshape(x.shape).to(float_dtype),

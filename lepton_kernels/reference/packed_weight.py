@@ -4,7 +4,8 @@
                 padded group, padded in_features, padded out_features
     sums        int32 [groups][padded out_features]: sums of each row's weights over a group
     0-60 bytes  up to a multiple of 64
-    tiles       int8 [padded out / 16][padded in / 64][16][16][4]: strip, block of k, k / 4, row, k % 4
+    tiles       int8 [padded out / 16][padded in / 64][16][16][4]:
+                strip, block of k, k / 4 in the block, row, k % 4
 
 A tile of 1 KiB is a B operand of AMX; a 64-byte line of it is an operand of `vpdpbusd`; half a
 line, sign-extended, is one of `vpmaddwd`. Groups are padded to multiples of 4 so that no quadruple
@@ -75,7 +76,8 @@ def pack_int8_weight(weight: torch.Tensor, group_size: int) -> torch.Tensor:
     )
     flat = weight.new_zeros(shape.out_padded, shape.in_padded)
     flat[:, : shape.groups * shape.group_padded] = grouped.flatten(1)
-    tiles = flat.view(-1, 16, shape.in_padded // 64, 16, 4).permute(0, 2, 3, 1, 4)
+    strips, blocks = shape.out_padded // 16, shape.in_padded // 64
+    tiles = flat.view(strips, 16, blocks, 16, 4).permute(0, 2, 3, 1, 4)
 
     header = torch.tensor(
         [
@@ -113,24 +115,34 @@ def read_shape(op: str, packed: torch.Tensor) -> PackedShape:
             f"{VERSION}; pack it again from the canonical int8 weight"
         )
     shape = PackedShape(*header[2:5])
-    if min(shape) < 0 or shape.group_size == 0 or shape.bytes != packed.numel():
+    sane = min(shape) >= 0 and shape.in_features % max(shape.group_size, 1) == 0
+    sane = sane and (shape.group_size > 0 or shape.in_features == 0)
+    derived = [shape.group_padded, shape.in_padded, shape.out_padded] if sane else None
+    if derived != header[5:] or shape.bytes != packed.numel():
         raise ValueError(
             f"{op}: packed weight is truncated or damaged: {packed.numel()} bytes, its header "
-            f"asks for {shape.bytes if min(shape) >= 0 and shape.group_size else 'nonsense'}"
+            f"asks for {shape.bytes if sane else 'nonsense'}"
         )
     return shape
 
 
-def unpack_int8_weight(packed: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
-    """Canonical int8 weight (N, K) of a packed one."""
+def check_unpack(packed: torch.Tensor, out_features: int, in_features: int) -> PackedShape:
+    """Sizes from the header; ValueError if it is not that of a weight of this shape."""
     shape = read_shape("unpack_int8_weight", packed)
     if (shape.out_features, shape.in_features) != (out_features, in_features):
         raise ValueError(
             f"unpack_int8_weight: packed weight has shape {tuple(shape[:2])}, "
             f"expected {(out_features, in_features)}"
         )
+    return shape
+
+
+def unpack_int8_weight(packed: torch.Tensor, out_features: int, in_features: int) -> torch.Tensor:
+    """Canonical int8 weight (N, K) of a packed one."""
+    shape = check_unpack(packed, out_features, in_features)
     tiles = packed[shape.tiles_offset :].view(torch.int8)
-    flat = tiles.view(-1, shape.in_padded // 64, 16, 16, 4).permute(0, 3, 1, 2, 4)
+    strips, blocks = shape.out_padded // 16, shape.in_padded // 64
+    flat = tiles.view(strips, blocks, 16, 16, 4).permute(0, 3, 1, 2, 4)
     flat = flat.reshape(shape.out_padded, shape.in_padded)[:out_features]
     grouped = flat[:, : shape.groups * shape.group_padded].reshape(
         out_features, shape.groups, shape.group_padded

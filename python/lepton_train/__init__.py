@@ -1,5 +1,24 @@
-"""Training and compression of standard PyTorch models on top of `lepton_kernels`."""
+"""Training and compression of standard PyTorch models on top of `lepton_kernels`.
 
+import lepton_train as lt
+report = lt.quantize_(model, "dynamic", exclude="lm_head")
+print(report)
+"""
+
+from lepton_kernels import __version__
 from lepton_train import distributed
+from lepton_train.fuse import FusionReport, fuse_
+from lepton_train.quantize import convert_, quantize_
+from lepton_train.report import QuantizationReport
+from lepton_train.sensitivity import sensitivity
 
-__all__ = ["distributed"]
+__all__ = [
+    "FusionReport",
+    "QuantizationReport",
+    "__version__",
+    "convert_",
+    "distributed",
+    "fuse_",
+    "quantize_",
+    "sensitivity",
+]

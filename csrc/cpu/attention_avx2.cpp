@@ -1,0 +1,49 @@
+// Attention kernels for AVX2 and FMA.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/attention_kernels.h"
+#include "cpu/intrinsics.h"
+#include "cpu/target.h"
+
+#if defined(__x86_64__)
+
+LEPTON_TARGET_BEGIN_AVX2
+#define LEPTON_TRANSPOSE_8X8
+#include "cpu/simd_avx2.h"
+
+namespace {
+using lepton::DType;
+constexpr int kVectors = 2;
+constexpr int kTileRows = 6;
+constexpr int kBlockRows = 128;
+constexpr int kBackwardRows = 64;
+}  // namespace
+
+#include "cpu/attention_math.h"
+
+#include "cpu/attention_gemm.h"
+
+#include "cpu/attention_transpose.h"
+
+#include "cpu/attention_panel.h"
+
+#include "cpu/attention_forward.h"
+
+#include "cpu/attention_decode.h"
+
+#include "cpu/attention_backward.h"
+
+namespace lepton {
+
+const AttentionKernels kAttentionAvx2 = {
+    "avx2", kLanes, kBlockRows, kLanes, kFewRows, forward_scratch, backward_scratch,
+    forward, decode, merge, backward, backward_bias, finish_row,
+};
+
+}  // namespace lepton
+LEPTON_TARGET_END
+
+#endif

@@ -1,0 +1,240 @@
+// Backward kernel. Blocks of rows pass over all their keys: the gradient of the queries stays in
+// the scratch, those of keys and values are added to float32 rows that belong to the task alone.
+// Read behind attention_panel.h.
+namespace {
+
+class Backward {
+ public:
+  static constexpr int kRows = kBackwardRows;
+  static constexpr int kPanels = kRows / kLanes;
+
+  Backward(const Attention& p, const AttentionTask& t, Arena arena)
+      : p_(p), t_(t), head_padded_(padded_to(p.head_dim, kLanes)),
+        value_padded_(padded_to(p.value_dim, kLanes)), scorer_(p, t, arena),
+        q_rows_(arena.take<float>(kRows * head_padded_)),
+        grad_rows_(arena.take<float>(kRows * value_padded_)),
+        q_(arena.take<float>(kRows * p.head_dim)), grad_(arena.take<float>(kRows * p.value_dim)),
+        grad_q_(arena.take<float>(kRows * p.head_dim)),
+        keys_(arena.take<float>(kBlockKeys * p.head_dim)),
+        values_(arena.take<float>(kBlockKeys * p.value_dim)),
+        p_panels_(arena.take<float>(kPanels * kPanelSize)),
+        s_panels_(arena.take<float>(kPanels * kPanelSize)),
+        slope_(arena.take<float>(p.softcap > 0.0f ? kPanelSize : 0)),
+        row_(arena.take<float>(head_padded_ > value_padded_ ? head_padded_ : value_padded_)),
+        lse_(arena.take<float>(kRows)), delta_(arena.take<float>(kRows)),
+        lanes_(arena.take<Lanes>(kPanels)), used_(arena.used) {}
+
+  int64_t scratch_bytes() const { return used_; }
+
+  // Gradients of queries, keys and values, or of the bias alone.
+  void run(bool of_bias) {
+    for (int64_t row = t_.row_begin; row < t_.row_end; row += kRows) {
+      const int64_t left = t_.row_end - row;
+      block(row, row + (left < kRows ? left : kRows), of_bias);
+    }
+  }
+
+ private:
+  static constexpr int64_t kPanelSize = kBlockKeys * kLanes;
+
+  void block(int64_t begin, int64_t end, bool of_bias) {
+    const int panels = static_cast<int>((end - begin + kLanes - 1) / kLanes);
+    KeyRange range{t_.k_end, t_.k_begin};
+    for (int i = 0; i < panels; ++i) {
+      describe(p_, t_, begin + i * kLanes, end, lanes_[i]);
+      if (lanes_[i].any.lo < range.lo) range.lo = lanes_[i].any.lo;
+      if (lanes_[i].any.hi > range.hi) range.hi = lanes_[i].any.hi;
+      load_panel(i);
+    }
+    std::memset(grad_q_, 0, sizeof(float) * static_cast<size_t>(panels * kLanes * p_.head_dim));
+    for (int64_t key = range.lo; key < range.hi; key += kBlockKeys) {
+      const int64_t left = range.hi - key;
+      const int64_t count = left < kBlockKeys ? left : kBlockKeys;
+      load_keys(p_, t_, p_.k, p_.k_stride, nullptr, p_.k_stride, key, count, p_.head_dim, keys_);
+      load_keys(p_, t_, p_.v, p_.v_stride, nullptr, p_.v_stride, key, count, p_.value_dim, values_);
+      bool any = false;
+      for (int i = 0; i < panels; ++i) any = panel(i, key, count, of_bias) || any;
+      if (!any || of_bias) continue;
+      panels_times_rows(p_panels_, kPanelSize, panels, count, grad_rows_, value_padded_,
+                        t_.grad_v + key * value_padded_);
+      panels_times_rows(s_panels_, kPanelSize, panels, count, q_rows_, head_padded_,
+                        t_.grad_k + key * head_padded_);
+    }
+    if (!of_bias) {
+      for (int i = 0; i < panels; ++i) finish(i);
+    }
+  }
+
+  // Rows of queries and output gradients, their transposes, and delta.
+  void load_panel(int i) {
+    const Lanes& lanes = lanes_[i];
+    float* q = q_rows_ + i * kLanes * head_padded_;
+    float* grad = grad_rows_ + i * kLanes * value_padded_;
+    with_dtype(p_.dtype, [&](auto dtype) {
+      for (int r = 0; r < kLanes; ++r) {
+        const int64_t row = lanes.row[r];
+        if (r >= lanes.rows) {
+          std::memset(q + r * head_padded_, 0, sizeof(float) * static_cast<size_t>(head_padded_));
+          std::memset(grad + r * value_padded_, 0,
+                      sizeof(float) * static_cast<size_t>(value_padded_));
+          // A lane without a row gives probabilities of zero, as a row that sees no key does.
+          lse_[i * kLanes + r] = -kMinusInfinity;
+          delta_[i * kLanes + r] = 0.0f;
+          continue;
+        }
+        widen_row<dtype()>(element(p_.q, dtype(), query_offset(p_, t_, p_.q_stride, row)),
+                           p_.head_dim, 1.0f, q + r * head_padded_, head_padded_);
+        float* g = grad + r * value_padded_;
+        widen_row<dtype()>(
+            element(p_.grad_out, dtype(), query_offset(p_, t_, p_.grad_out_stride, row)),
+            p_.value_dim, 1.0f, g, value_padded_);
+        widen_row<dtype()>(element(p_.out, dtype(), query_offset(p_, t_, p_.out_stride, row)),
+                           p_.value_dim, 1.0f, row_, value_padded_);
+        F32 sum = f32_zero();
+        for (int64_t d = 0; d < value_padded_; d += F32::width) {
+          sum = multiply_add(f32_load(g + d), f32_load(row_ + d), sum);
+        }
+        float delta = f32_reduce_add(sum);
+        if (p_.grad_lse) delta -= p_.grad_lse[grad_lse_offset(row)];
+        const float lse = p_.lse[lse_offset(p_, t_, row)];
+        p_.delta[lse_offset(p_, t_, row)] = delta;
+        delta_[i * kLanes + r] = delta;
+        lse_[i * kLanes + r] = lse == kMinusInfinity ? -kMinusInfinity : lse * kLog2E;
+      }
+    });
+    transpose(grad, value_padded_, kLanes, p_.value_dim, grad_ + i * kLanes * p_.value_dim, kLanes);
+    float* panel = q_ + i * kLanes * p_.head_dim;
+    transpose(q, head_padded_, kLanes, p_.head_dim, panel, kLanes);
+    const F32 scale = f32_set(scorer_.query_scale());
+    for (int64_t k = 0; k < p_.head_dim * kLanes; k += F32::width) {
+      f32_store(panel + k, f32_mul(f32_load(panel + k), scale));
+    }
+  }
+
+  int64_t grad_lse_offset(int64_t row) const {
+    const AttentionSequence& s = *t_.sequence;
+    return offset_of(p_.grad_lse_stride, s.q_batch, s.q_begin + row_query(s, row),
+                     row_head(p_, t_, row));
+  }
+
+  // Probabilities and gradients of scores of one panel; false if no lane sees a key of the block.
+  bool panel(int i, int64_t block, int64_t count, bool of_bias) {
+    const Lanes& lanes = lanes_[i];
+    float* prob = p_panels_ + i * kPanelSize;
+    float* grad_s = s_panels_ + i * kPanelSize;
+    const int64_t lo = lanes.any.lo > block ? lanes.any.lo : block;
+    const int64_t hi = lanes.any.hi < block + count ? lanes.any.hi : block + count;
+    if (lo >= hi || !scorer_.scores(lanes, q_ + i * kLanes * p_.head_dim, keys_, block, lo, hi, prob,
+                                    p_.softcap > 0.0f ? slope_ : nullptr)) {
+      clear(prob, 0, count);
+      clear(grad_s, 0, count);
+      return false;
+    }
+    const int64_t from = (lo - block) * kLanes, to = (hi - block) * kLanes;
+    rows_times_panel(values_ + (lo - block) * p_.value_dim, p_.value_dim, hi - lo, p_.value_dim,
+                     grad_ + i * kLanes * p_.value_dim, grad_s + from);
+    if (p_.dropout_below) scorer_.drop(lanes, block, lo, hi, grad_s);
+    for (int v = 0; v < kVectors; ++v) {
+      const F32 lse = f32_load(lse_ + i * kLanes + v * F32::width);
+      const F32 delta = f32_load(delta_ + i * kLanes + v * F32::width);
+      for (int64_t j = from + v * F32::width; j < to; j += kLanes) {
+        const F32 x = exp2_f32(f32_sub(f32_load(prob + j), lse));
+        f32_store(prob + j, x);
+        f32_store(grad_s + j, f32_mul(x, f32_sub(f32_load(grad_s + j), delta)));
+      }
+    }
+    if (of_bias) {
+      add_bias_gradient(lanes, lo, hi, grad_s + from);
+      return true;
+    }
+    if (p_.dropout_below) scorer_.drop(lanes, block, lo, hi, prob);
+    if (p_.softcap > 0.0f) {
+      for (int64_t j = from; j < to; j += F32::width) {
+        f32_store(grad_s + j, f32_mul(f32_load(grad_s + j), f32_load(slope_ + j)));
+      }
+    }
+    columns_times_panel(keys_ + (lo - block) * p_.head_dim, p_.head_dim, p_.head_dim, hi - lo,
+                        grad_s + from, grad_q_ + i * kLanes * p_.head_dim);
+    clear(prob, 0, lo - block);
+    clear(grad_s, 0, lo - block);
+    clear(prob, hi - block, count);
+    clear(grad_s, hi - block, count);
+    return true;
+  }
+
+  static void clear(float* panel, int64_t begin, int64_t end) {
+    if (begin >= end) return;
+    std::memset(panel + begin * kLanes, 0,
+                sizeof(float) * static_cast<size_t>((end - begin) * kLanes));
+  }
+
+  // What is broadcast is summed in double first: those sums are long and nearly cancel.
+  void add_bias_gradient(const Lanes& lanes, int64_t lo, int64_t hi, const float* grad_s) {
+    const AttentionSequence& s = *t_.sequence;
+    const int64_t rows = p_.grad_bias_row ? 1 : lanes.rows;
+    const int64_t keys = p_.grad_bias_column ? 1 : hi - lo;
+    for (int64_t r = 0; r < lanes.rows; r += rows) {
+      const int64_t row = lanes.row[r];
+      float* to = p_.grad_bias + s.q_batch * p_.grad_bias_batch +
+                  row_head(p_, t_, row) * p_.grad_bias_head +
+                  row_query(s, row) * p_.grad_bias_row + lo * p_.grad_bias_column;
+      for (int64_t j = 0; j < hi - lo; j += keys) {
+        double sum = 0.0;
+        for (int64_t k = j; k < j + keys; ++k) {
+          for (int64_t i = r; i < r + rows; ++i) sum += static_cast<double>(grad_s[k * kLanes + i]);
+        }
+        to[j * p_.grad_bias_column] += static_cast<float>(sum);
+      }
+    }
+  }
+
+  void finish(int i) {
+    const Lanes& lanes = lanes_[i];
+    const int64_t dim = p_.head_dim;
+    // The rows of this panel's queries are no longer needed.
+    float* rows = q_rows_ + i * kLanes * head_padded_;
+    transpose(grad_q_ + i * kLanes * dim, kLanes, dim, kLanes, rows, head_padded_);
+    for (int64_t r = 0; r < lanes.rows; ++r) {
+      const int64_t at = query_offset(p_, t_, p_.grad_q_stride, lanes.row[r]);
+      narrow_row(rows + r * head_padded_, dim, p_.scale,
+                 const_cast<void*>(element(p_.grad_q, p_.dtype, at)), p_.dtype);
+    }
+  }
+
+  const Attention& p_;
+  const AttentionTask& t_;
+  const int64_t head_padded_, value_padded_;
+  Scorer scorer_;
+  float *q_rows_, *grad_rows_, *q_, *grad_, *grad_q_, *keys_, *values_;
+  float *p_panels_, *s_panels_, *slope_, *row_, *lse_, *delta_;
+  Lanes* lanes_;
+  int64_t used_;
+};
+
+inline int64_t backward_scratch(const Attention& p) {
+  const AttentionTask none{};
+  return Backward(p, none, Arena{nullptr}).scratch_bytes();
+}
+
+inline void backward(const Attention& p, const AttentionTask& t) {
+  Backward(p, t, Arena{static_cast<char*>(t.scratch)}).run(false);
+}
+
+inline void backward_bias(const Attention& p, const AttentionTask& t) {
+  Backward(p, t, Arena{static_cast<char*>(t.scratch)}).run(true);
+}
+
+inline void finish_row(const float* from, int64_t count, int64_t stride, float scale, int64_t n,
+                       void* to, DType dtype) {
+  constexpr int width = F32::width;
+  for (int64_t i = 0; i < n; i += width) {
+    const int left = n - i < width ? static_cast<int>(n - i) : width;
+    F32 sum = f32_zero();
+    for (int64_t c = 0; c < count; ++c) {
+      sum = f32_add(sum, f32_load_n(from + c * stride + i, left));
+    }
+    store_as(dtype, to, i, f32_mul(sum, f32_set(scale)), left);
+  }
+}
+
+}  // namespace

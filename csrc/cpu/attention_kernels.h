@@ -1,0 +1,14 @@
+// The attention kernels of each instruction set.
+#pragma once
+
+#include "params/attention.h"
+
+namespace lepton {
+
+extern const AttentionKernels kAttentionGeneric;
+#if defined(__x86_64__)
+extern const AttentionKernels kAttentionAvx2;
+extern const AttentionKernels kAttentionAvx512;
+#endif
+
+}  // namespace lepton

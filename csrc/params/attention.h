@@ -1,0 +1,107 @@
+// Plain structs between the torch side and the attention kernels. No torch, no intrinsics.
+#pragma once
+
+#include <cstdint>
+
+#include "params/int8_linear.h"  // DType
+
+namespace lepton {
+
+// Element (b, l, h, d) lies at b * batch + l * row + h * head + d.
+struct HeadStrides {
+  int64_t batch, row, head;
+};
+
+// One sequence: where its queries and keys are.
+struct AttentionSequence {
+  int64_t q_batch, q_begin, q_len;
+  int64_t k_batch, k_begin, k_len;  // with a block table, k_batch is its row
+};
+
+struct Attention {
+  int64_t heads, kv_heads, group;   // group = heads / kv_heads
+  int64_t head_dim, value_dim;
+  DType dtype;                      // query, output and gradients
+  const void* q;
+  HeadStrides q_stride;
+  DType kv_dtype;                   // dtype, or i8 with scales
+  const void* k;
+  HeadStrides k_stride;
+  const void* v;
+  HeadStrides v_stride;
+  const float* k_scale;             // int8 cache: one per row and head
+  const float* v_scale;
+  HeadStrides k_scale_stride, v_scale_stride;
+  const int32_t* block_table;       // null: not paged
+  int64_t block_table_stride;
+  int64_t page;                     // rows of a page; `batch` strides are between pages then
+
+  const void* bias;                 // null: none
+  bool bias_is_mask;                // bytes; 0 hides
+  DType bias_dtype;
+  int64_t bias_batch, bias_head, bias_row, bias_column;  // strides; 0 where it is broadcast
+  const float* alibi;               // null: none
+  int64_t alibi_batch;              // stride; slopes of a batch are contiguous
+  const float* sinks;               // null: none; one per head
+
+  float scale, softcap;             // softcap 0: off
+  int64_t window_left, window_right;  // -1: no limit
+  bool bottom_right;
+  uint32_t dropout_below;           // random words below this drop; 0: no dropout
+  float dropout_scale;
+  uint64_t seed;
+  uint32_t offset;
+
+  void* out;                        // dense (B, Lq, H, Dv)
+  HeadStrides out_stride;
+  float* lse;                       // (B, H, Lq); row stride 1
+  int64_t lse_batch, lse_head;
+
+  // Backward only.
+  const void* grad_out;
+  HeadStrides grad_out_stride;
+  const float* grad_lse;            // null: zero
+  HeadStrides grad_lse_stride;
+  float* delta;                     // as lse: rowsum(grad_out * out) - grad_lse
+  void* grad_q;
+  HeadStrides grad_q_stride;
+  float* grad_bias;                 // dense, of the shape of the bias
+  int64_t grad_bias_batch, grad_bias_head, grad_bias_row, grad_bias_column;
+};
+
+// Rows are the queries of all heads that share a key head: row r is query r % q_len of head
+// kv_head * group + r / q_len. A task is a range of rows of one sequence and key head.
+struct AttentionTask {
+  const AttentionSequence* sequence;
+  int64_t sequence_number;
+  int64_t kv_head;
+  int64_t row_begin, row_end;
+  int64_t k_begin, k_end;           // keys to look at, within [0, k_len)
+  float* partial;                   // null: write the output; else (value_dim + 2) floats a row
+  float* grad_k;                    // backward: (k_len, padded head_dim), added to
+  float* grad_v;                    // backward: (k_len, padded value_dim), added to
+  void* scratch;                    // 64-byte aligned, of the kernel's size
+};
+
+struct AttentionKernels {
+  const char* isa;
+  int64_t lanes;                    // rows that one panel holds
+  int64_t block_rows;               // most rows that share a block of keys
+  int64_t padding;                  // rows of grad_k and grad_v are padded to a multiple of it
+  int64_t few_rows;                 // up to here `decode` is faster than `forward`
+  int64_t (*forward_scratch)(const Attention&);
+  int64_t (*backward_scratch)(const Attention&);
+  void (*forward)(const Attention&, const AttentionTask&);
+  void (*decode)(const Attention&, const AttentionTask&);
+  // Merges `count` partial results, `stride` floats apart, into the output.
+  void (*merge)(const Attention&, const AttentionTask&, const float* partial, int64_t count,
+                int64_t stride);
+  void (*backward)(const Attention&, const AttentionTask&);
+  // Adds the gradient of the bias of the rows of a task; wants delta.
+  void (*backward_bias)(const Attention&, const AttentionTask&);
+  // to[i] = scale * sum of `count` rows of n floats, `stride` apart.
+  void (*finish_row)(const float* from, int64_t count, int64_t stride, float scale, int64_t n,
+                     void* to, DType dtype);
+};
+
+}  // namespace lepton

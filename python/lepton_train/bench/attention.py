@@ -1,0 +1,234 @@
+"""Benchmark of attention: forward, and forward with backward, beside torch's own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import lepton_kernels as lk
+from lepton_train.bench import shapes
+from lepton_train.bench.measure import Case, Missing, Prepared, measure
+from lepton_train.bench.options import Options
+from lepton_train.bench.rows import Row
+
+FAMILY = "attention"
+ROLES = {"lepton": "ours", "torch_sdpa": "peer", "torch_flex_compiled": "peer"}
+_COMPILED = ("torch_flex_compiled",)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Relative to the largest element. Wide for bfloat16, as torch sums gradients in it.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2}
+_MOST_CHECKED = 1 << 24
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One case of the shapes file; `window` keys to the left, -1 for no limit."""
+
+    name: str
+    heads: int
+    length: int
+    head_dim: int
+    batch: int = 1
+    kv_heads: int = 0
+    queries: int = 0
+    causal: bool = False
+    window: int = -1
+
+    @property
+    def group(self) -> int:
+        """Query heads per key head."""
+        return self.heads // (self.kv_heads or self.heads)
+
+    @property
+    def rows(self) -> int:
+        """Query length."""
+        return self.queries or self.length
+
+    def scores(self) -> float:
+        """Scores that the mask leaves, over batch and heads."""
+        seen = float(self.rows * self.length)
+        if self.causal:
+            left = min(self.window, self.length - 1) if self.window >= 0 else self.length - 1
+            seen = self.rows * (left + 1) - left * (left + 1) / 2
+        return self.batch * self.heads * seen
+
+
+@dataclass
+class Problem:
+    """Data of one case, the same every time."""
+
+    shape: Shape
+    dtype: torch.dtype
+    training: bool
+    q: torch.Tensor = field(init=False)
+    k: torch.Tensor = field(init=False)
+    v: torch.Tensor = field(init=False)
+    grad: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Draw the tensors."""
+        s, generator = self.shape, torch.Generator().manual_seed(0)
+
+        def draw(heads: int, length: int) -> torch.Tensor:
+            x = torch.randn(s.batch, length, heads, s.head_dim, generator=generator)
+            return x.to(self.dtype).transpose(1, 2).requires_grad_(self.training)
+
+        self.q, self.grad = draw(s.heads, s.rows), draw(s.heads, s.rows).detach()
+        self.k, self.v = (draw(s.heads // s.group, s.length) for _ in range(2))
+
+    def run(self, attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        """The output, and in training the gradients."""
+        if not self.training:
+            return [attend(self.q, self.k, self.v)]
+        with torch.inference_mode(False), torch.enable_grad():
+            out = attend(self.q, self.k, self.v)
+            return [out.detach(), *torch.autograd.grad(out, (self.q, self.k, self.v), self.grad)]
+
+    @functools.cached_property
+    def expected(self) -> list[torch.Tensor] | None:
+        """In float64, of the first key head of the first batch; None if that is too much work."""
+        s = self.shape
+        if s.rows * s.length * s.group > _MOST_CHECKED:
+            return None
+        with torch.inference_mode(False), torch.enable_grad():
+            parts = [
+                t[:1, :heads].detach().double().requires_grad_(self.training)
+                for t, heads in ((self.q, s.group), (self.k, 1), (self.v, 1))
+            ]
+            out = lk.scaled_dot_product_attention(
+                *parts, is_causal=s.causal, enable_gqa=True, window_size=(s.window, -1)
+            )
+            assert isinstance(out, torch.Tensor)
+            if not self.training:
+                return [out]
+            grads = torch.autograd.grad(out, parts, self.grad[:1, : s.group].double())
+            return [out.detach(), *grads]
+
+    def wrong(self, results: list[torch.Tensor]) -> str:
+        """What is wrong with the results, or nothing."""
+        names = ("output", "gradient of q", "gradient of k", "gradient of v")
+        if self.expected is None:
+            finite = all(bool(torch.isfinite(r).all()) for r in results)
+            return "" if finite else "not finite"
+        for name, got, want in zip(names, results, self.expected, strict=False):
+            part = got[:1, : want.shape[1]].double()
+            error = float((part - want).abs().max() / want.abs().max())
+            if not error <= _TOLERANCE[self.dtype]:
+                return f"{name} is off by {error:.2g} of its largest element"
+        return ""
+
+
+def _lepton(problem: Problem) -> Callable[..., torch.Tensor]:
+    s = problem.shape
+    return functools.partial(  # type: ignore[return-value]
+        lk.scaled_dot_product_attention,
+        is_causal=s.causal,
+        enable_gqa=True,
+        window_size=(s.window, -1),
+    )
+
+
+def _sdpa(problem: Problem) -> Callable[..., torch.Tensor]:
+    s = problem.shape
+    mask = None
+    if s.window >= 0:
+        distance = torch.arange(s.length) - torch.arange(s.rows)[:, None]
+        mask = (distance <= 0) & (distance >= -s.window)
+    return functools.partial(
+        torch.nn.functional.scaled_dot_product_attention,
+        attn_mask=mask,
+        is_causal=s.causal and mask is None,
+        enable_gqa=s.group > 1,
+    )
+
+
+def _flex(problem: Problem) -> Callable[..., torch.Tensor]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    s = problem.shape
+    if problem.training:
+        raise Missing("FlexAttention has no backward on the CPU")
+    block_mask = None
+    if s.causal:
+
+        def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
+            return (j <= i) & (j >= i - s.window) if s.window >= 0 else j <= i
+
+        block_mask = create_block_mask(seen, None, None, s.rows, s.length, device="cpu")
+    compiled = torch.compile(flex_attention)
+    return functools.partial(compiled, block_mask=block_mask, enable_gqa=s.group > 1)
+
+
+_BUILD = {"lepton": _lepton, "torch_sdpa": _sdpa, "torch_flex_compiled": _flex}
+
+
+def _prepare(name: str, problem: Problem) -> Prepared:
+    attend = _BUILD[name](problem)
+    call = functools.partial(problem.run, attend)
+    return Prepared([call, call], problem.wrong)
+
+
+def case_of(problem: Problem, dtype: str) -> Case:
+    """The row keys of a problem: a product of D takes 2 D operations per score, and 2 or 7 of them.
+
+    Training counts the scores that the backward computes anew as torch does: five products.
+    """
+    s = problem.shape
+    tensors = [problem.q, problem.k, problem.v, problem.grad]
+    read = sum(t.numel() * t.element_size() for t in tensors[: 4 if problem.training else 3])
+    kind = "bf16" if dtype == "bf16" and lk.info()["isa"] == "amx" else "fp32"
+    return Case(
+        family=FAMILY,
+        name=f"{s.name}/{'training' if problem.training else 'forward'}",
+        shape={
+            "B": s.batch, "H": s.heads, "Hkv": s.heads // s.group, "Lq": s.rows, "Lk": s.length,
+            "D": s.head_dim, "causal": s.causal, "window": s.window,
+        },
+        dtype=dtype,
+        operations=2.0 * s.head_dim * s.scores() * (7 if problem.training else 2),
+        read_bytes=float(read),
+        ceiling_kind=kind,
+    )  # fmt: skip
+
+
+def problems(options: Options) -> list[tuple[Shape, bool, str]]:
+    """(shape, training, dtype) of every case that the options ask for."""
+    data = shapes.load(FAMILY, options.shapes)
+    names = data["quick"]["cases"] if options.quick else [case["name"] for case in data["cases"]]
+    found = []
+    for shape in (Shape(**case) for case in data["cases"]):
+        for kind in data["passes"]:
+            training = kind == "training"
+            wanted = shape.name in names and not (training and shape.queries)
+            if wanted and options.pattern.search(f"{shape.name}/{kind}"):
+                found += [(shape, training, dtype) for dtype in options.dtypes]
+    return found
+
+
+def chosen(options: Options) -> list[str]:
+    """The implementations that the options ask for.
+
+    Raises:
+        ValueError: `--only` names one that does not exist.
+    """
+    unknown = set(options.only) - set(ROLES)
+    if unknown:
+        raise ValueError(
+            f"bench: --only {', '.join(sorted(unknown))}: unknown; there are {', '.join(ROLES)}"
+        )
+    if options.only:
+        return [name for name in ROLES if name in options.only]
+    return [name for name in ROLES if options.compiled or name not in _COMPILED]
+
+
+def bench(options: Options) -> Iterator[list[Row]]:
+    """Rows case by case."""
+    names = chosen(options)
+    for shape, training, dtype in problems(options):
+        problem = Problem(shape, _DTYPES[dtype], training)
+        builders = {name: functools.partial(_prepare, name, problem) for name in names}
+        yield measure(case_of(problem, dtype), builders, options.budget_s)

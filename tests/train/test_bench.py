@@ -1,0 +1,209 @@
+"""`lepton_train.bench`: rows, matching, missing peers, pictures."""
+
+import json
+import math
+
+import pytest
+import torch
+from lepton_train import bench
+from lepton_train.bench import harness, int8_linear, measure, report, shapes
+from lepton_train.bench.options import parse
+from lepton_train.bench.problem import Built, Layer, Problem
+from lepton_train.bench.rows import Row, read_json, write_json
+
+KEYS = [
+    "family", "case", "shape", "dtype", "isa", "threads", "impl", "median_us", "work",
+    "percent_of_ceiling", "ceiling", "match", "machine", "torch", "commit",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def native():
+    return pytest.importorskip("lepton_kernels._native", reason="built with LEPTON_NATIVE=0")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    # Threads that wait for one another make tiny cases slow on a busy machine.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "shapes.json"
+    layers = [{"name": "tiny", "k": 48, "n": 32}]
+    path.write_text(json.dumps({"family": "int8_linear", "m": [1, 5], "layers": layers}))
+    return str(path)
+
+
+def row(impl="lepton", median=10.0, match=True, note="", case="layer/M1", **shape):
+    return Row(
+        family="int8_linear", case=case, shape={"M": 1, "K": 2, "N": 3} | shape, dtype="fp32",
+        isa="avx2", threads=2, impl=impl, median_us=median, work={"ops": 12.0, "bytes": 6.0},
+        percent_of_ceiling=None if median is None else 50.0,
+        ceiling={"name": "read from memory", "value": 1, "unit": "byte/s"}, match=match,
+        machine="m", torch="t", commit="c", note=note,
+    )  # fmt: skip
+
+
+def test_row_has_the_keys_of_the_contract():
+    assert list(row().to_json()) == KEYS
+    assert list(row(median=None, match=None, note="missing: x").to_json()) == [*KEYS, "note"]
+
+
+def test_rows_survive_a_file(tmp_path):
+    rows = [row(), row("torchao", None, None, "missing: not installed")]
+    write_json(rows, tmp_path / "rows.json")
+    assert read_json(tmp_path / "rows.json") == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_run_writes_rows_and_pictures(native, tiny, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path, plots = tmp_path / "rows.json", tmp_path / "plots"
+    only = "lepton,lepton_static,torch_fp32,torch_bf16,torch_int_mm"
+    options = ["--shapes", tiny, "--threads", "1", "--budget", "0.01"]
+    options += ["--only", only, "--plot", str(plots)]
+    assert bench.run("int8_linear", str(path), "cpu", options) == 0
+    rows = json.loads(path.read_text())
+    assert len(rows) == 2 * 2 * 5
+    for one in rows:
+        assert list(one) == KEYS, one.get("note")
+        assert one["match"] is True
+        assert one["median_us"] > 0
+        assert one["percent_of_ceiling"] > 0
+        assert one["ceiling"]["value"] > 0
+    assert sorted(file.name for file in plots.iterdir()) == [
+        f"int8_linear_{dtype}_{kind}.png"
+        for dtype in ("bf16", "fp32")
+        for kind in ("ceiling", "ratio")
+    ]
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in plots.iterdir())
+    assert "times the best peer" in capsys.readouterr().out
+
+
+def test_all_implementations_match_or_say_why(native, tiny):
+    options = parse(["--shapes", tiny, "--dtype", "fp32", "--budget", "0.01"])
+    for rows in int8_linear.bench(options):
+        for one in rows:
+            assert one.match or one.note.startswith(("missing", "wrong", "failed")), one
+            assert (one.median_us is None) == (one.match is not True)
+        assert all(one.match for one in rows if int8_linear.ROLES[one.impl] == "ours")
+
+
+def _case():
+    return measure.Case("int8_linear", "c/M1", {"M": 1}, "fp32", 2e3, 1e3, "int8")
+
+
+def test_wrong_implementation_has_no_time(native):
+    problem = Problem(Layer("layer", 64, 32, 1, 1), 4, torch.float32)
+    exact = problem.x @ problem.layer.weight.T + problem.layer.bias
+    swapped = exact.roll(1, 1)
+    nans = torch.full_like(exact, math.nan)
+
+    def prepared(out):
+        check = lambda result: problem.problem_with(result, Built([]))  # noqa: E731
+        return lambda: measure.Prepared([lambda: out], check)
+
+    def broken():
+        raise RuntimeError("boom")
+
+    def absent():
+        raise measure.Missing("not on this machine")
+
+    builders = {
+        "lepton": prepared(exact), "swapped": prepared(swapped), "nans": prepared(nans),
+        "short": prepared(exact[1:]), "broken": broken, "absent": absent,
+    }  # fmt: skip
+    rows = {one.impl: one for one in measure.measure(_case(), builders, 0.01)}
+    assert rows["lepton"].match is True
+    assert rows["lepton"].median_us > 0
+    for name in ("swapped", "nans", "short", "broken"):
+        assert rows[name].match is False
+        assert rows[name].median_us is None
+        assert rows[name].percent_of_ceiling is None
+    assert "boom" in rows["broken"].note
+    assert rows["absent"].match is None
+    assert rows["absent"].note == "missing: not on this machine"
+
+
+def test_tolerance_knows_a_quantised_result_from_a_wrong_one():
+    problem = Problem(Layer("layer", 256, 64, 1, 1), 8, torch.float32)
+    built = int8_linear.IMPLEMENTATIONS["lepton"].build(problem)
+    out = built.calls[0]()
+    assert problem.problem_with(out, built) == ""
+    assert problem.problem_with(out + 0.2, built) != ""
+    assert problem.problem_with(out, Built([])) != ""  # no fp32 result
+
+
+def test_missing_peer_is_named_in_the_report(capsys):
+    rows = [row(), row("torchao", None, None, "missing: torchao is not installed"),
+            row("onnxruntime", 20.0)]  # fmt: skip
+    report.show(rows, int8_linear.ROLES)
+    text = capsys.readouterr().out
+    assert "no time for torchao: missing: torchao is not installed" in text
+    assert "2.00 times the best peer" in text
+
+
+def test_comparison_counts_peers_only():
+    rows = [row(), row("torch_fp32", 1.0), row("onednn_qlinear_uint8_input", 1.0),
+            row("torchao", 30.0), row("onnxruntime", 20.0)]  # fmt: skip
+    (one,) = report.compare(rows, int8_linear.ROLES)
+    assert one.best == "onnxruntime"
+    assert one.ratio == 2.0
+    assert report.geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+
+
+def test_interleave_takes_turns_and_rotates_weights():
+    order = []
+    candidates = [
+        harness.Candidate(name, [lambda n=name, c=copy: order.append((n, c)) for copy in range(3)])
+        for name in "ab"
+    ]
+    medians = harness.interleave(candidates, 0.0)
+    assert set(medians) == {"a", "b"}
+    assert all(value > 0 for value in medians.values())
+    of_a = [copy for name, copy in order if name == "a"]
+    assert of_a == [i % 3 for i in range(len(of_a))]
+    turns = [name for i, (name, _) in enumerate(order) if i == 0 or order[i - 1][0] != name]
+    assert len(turns) >= 6
+
+
+def test_copies_outgrow_the_cache():
+    assert harness.copies(100, 1000) == 10
+    assert harness.copies(1 << 30, 1000) == 2
+
+
+def test_packaged_shapes():
+    data = shapes.load("int8_linear")
+    assert data["m"] == [2**i for i in range(11)]
+    sizes = {(layer["k"], layer["n"]) for layer in data["layers"]}
+    assert {(384, 1536), (576, 192), (768, 3072), (4096, 4096), (4096, 11008)} <= sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("banana", None, "cpu", []), "unknown family 'banana'"),
+        (("int8_linear", None, "cuda", []), "no benchmark on 'cuda'"),
+        (("int8_linear", None, "cpu", ["--isa", "banana"]), "unknown or absent ISA"),
+        (("int8_linear", None, "cpu", ["--only", "banana"]), "--only banana: unknown"),
+        (("int8_linear", None, "cpu", ["--filter", "banana"]), "no case fits"),
+        (("int8_linear", None, "cpu", ["--filter", "("]), "no regular expression"),
+        (("int8_linear", None, "cpu", ["--budget", "0"]), "must be positive"),
+        (("int8_linear", None, "cpu", ["--banana"]), "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    assert bench.run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unreadable_shapes(tmp_path, capsys):
+    assert bench.run("int8_linear", None, "cpu", ["--shapes", str(tmp_path / "no.json")]) == 1
+    (tmp_path / "broken.json").write_text("{")
+    assert bench.run("int8_linear", None, "cpu", ["--shapes", str(tmp_path / "broken.json")]) == 2
+    assert "is no JSON" in capsys.readouterr().err
