@@ -352,18 +352,18 @@ def test_different_modules(ranks):
         )
 
 
+class Bomb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise ArithmeticError("boom")
+
+
 def failed_backward(rank, world):
     ddp = wrap(mlp(), shared_memory=True)
-
-    class Bomb(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(ctx, g):
-            raise ArithmeticError("boom")
-
     with pytest.raises(ArithmeticError):
         ddp(Bomb.apply(batch(rank, 0).requires_grad_())).sum().backward()
     ddp.zero_grad()
@@ -375,3 +375,39 @@ def failed_backward(rank, world):
 
 def test_a_backward_that_raises_is_not_silent_later(ranks):
     ranks(failed_backward, 2)
+
+
+def failed_backward_then_another(rank, world, way, hold):
+    """No forward between the backward that raises and the next one."""
+    ddp = wrap(mlp(), broadcast_buffers=False, **WAYS[way])
+
+    def two_losses():
+        bad = ddp(Bomb.apply(batch(rank, 0).requires_grad_())).sum()
+        return bad, loss_of(ddp, batch(rank, 1))
+
+    bad, good = two_losses()
+    held = None
+    try:
+        bad.backward()
+    except ArithmeticError as error:
+        held = error if hold else None  # the traceback may keep things alive
+    ddp.zero_grad()
+    want = average_gradients(ddp.module, world, 1)
+    good.backward()
+    for parameter, expected in zip(ddp.parameters(), want, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+    # Buckets start during backward from now on: what was announced cannot be taken back.
+    bad, good = two_losses()
+    with pytest.raises(ArithmeticError):
+        bad.backward()
+    for loss in (good, good):
+        with pytest.raises(RuntimeError, match="last backward failed on this rank after"):
+            loss.backward(retain_graph=True)
+    del held
+    ddp.close()
+
+
+@pytest.mark.parametrize("hold", [False, True])
+@pytest.mark.parametrize("way", ["shm", "gloo"])
+def test_no_gradient_stays_unreduced_after_a_backward_that_raises(ranks, way, hold):
+    ranks(failed_backward_then_another, 2, way=way, hold=hold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,6 +17,16 @@ from lepton_train.distributed._buckets import BucketSet
 from lepton_train.distributed._transport import ShmTransport, Transport
 
 _FIRST_BYTES = 1 << 20
+
+
+class _Pass:
+    """A backward that runs: autograd owns it and lets go at the end, also when one raises."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def __call__(self) -> None:
+        self._end()
 
 
 class Reducer:
@@ -43,6 +54,7 @@ class Reducer:
         self._set = self._fill(range(count)[::-1])
         self._pid = os.getpid()
         self._active = False
+        self._pass: Callable[[], _Pass | None] = lambda: None
         self._expected: list[int] | None = None  # gradients of each parameter in one backward
         self._arrivals: list[int] = []
         self._fired = [0] * count
@@ -73,7 +85,10 @@ class Reducer:
 
     def _forget_failed_backward(self) -> None:
         """A backward that raised has not come to its end; the next must begin anew."""
-        if not self._active or torch._C._current_graph_task_id() != -1:
+        if not self._active:
+            return
+        # Ids of passes do not tell a nested one from the next one; whether the first lives does.
+        if self._pass() is not None and torch._C._current_graph_task_id() != -1:
             return
         if self._next > 0:
             raise RuntimeError(
@@ -84,6 +99,7 @@ class Reducer:
         self._active = False
 
     def _begin(self, _: Any = None) -> None:
+        self._forget_failed_backward()
         if self._active:
             return
         self._active = True
@@ -92,7 +108,9 @@ class Reducer:
         self._fired = [0] * len(self.parameters)
         self._next = 0
         self._waiting = [len(bucket.members) for bucket in self._set.buckets]
-        Variable._execution_engine.queue_callback(self._end)
+        running = _Pass(self._end)
+        self._pass = weakref.ref(running)
+        Variable._execution_engine.queue_callback(running)
 
     def _hook(self, index: int) -> Callable[[torch.Tensor], None]:
         def arrived(parameter: torch.Tensor) -> None:
