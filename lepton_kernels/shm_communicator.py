@@ -96,6 +96,7 @@ class ShmCommunicator:
                 "ShmCommunicator: timeout must be positive, stage_bytes at least 4096 and spin_us "
                 f"not negative, got {timeout}, {stage_bytes}, {spin_us}"
             )
+        self._segments: dict[int, int] = {}  # address of this rank's part: number
         error: str | None = None
         try:
             self._connect(group, timeout, stage_bytes, spin_us)
@@ -150,7 +151,8 @@ class ShmCommunicator:
             dtype (torch.dtype): any.
 
         Returns:
-            Tensor: 1-D, this rank's own. The memory lives as long as a tensor uses it.
+            Tensor: 1-D, this rank's own. All ranks' parts stay mapped until `free` or `close`,
+                and after that as long as a tensor uses this one.
 
         Raises:
             ValueError: numel is negative.
@@ -167,7 +169,30 @@ class ShmCommunicator:
             os.close(fd)
         self._native.barrier()
         bytes_tensor = torch.frombuffer(self._native.region(index), dtype=torch.uint8)
+        self._segments[bytes_tensor.data_ptr()] = index
         return bytes_tensor[: numel * dtype.itemsize].view(dtype)
+
+    def free(self, bucket: torch.Tensor) -> None:
+        """Give a bucket up; collective. Waits until every rank is done with all that was started.
+
+        The memory of all ranks is unmapped here once no tensor uses this rank's part; until then
+        the tensor is one like any other, which collectives copy.
+
+        Args:
+            bucket (Tensor): from `empty`, or a view into it.
+
+        Raises:
+            ValueError: not a bucket of this communicator, or given up before.
+            ShmError: a rank failed.
+        """
+        start = bucket.untyped_storage().data_ptr()
+        if start not in self._segments:
+            raise ValueError(
+                "ShmCommunicator.free: bucket must come from `empty` of this communicator and not "
+                f"be given up yet, got {bucket.dtype} of shape {tuple(bucket.shape)}"
+            )
+        self._native.barrier()
+        self._native.drop_segment(self._segments.pop(start))
 
     def all_reduce(self, tensor: torch.Tensor, op: str = "sum") -> torch.Tensor:
         """Sum or average `tensor` over ranks, in place.

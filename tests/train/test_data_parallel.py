@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import itertools
+from collections import Counter
+from pathlib import Path
 
 import lepton_train as lt
 import pytest
@@ -411,3 +413,29 @@ def failed_backward_then_another(rank, world, way, hold):
 @pytest.mark.parametrize("way", ["shm", "gloo"])
 def test_no_gradient_stays_unreduced_after_a_backward_that_raises(ranks, way, hold):
     ranks(failed_backward_then_another, 2, way=way, hold=hold)
+
+
+def shared_mappings():
+    """Bytes of each mapping of shared memory in this process."""
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    ends = [line[0].split("-") for line in lines if "memfd:lepton" in " ".join(line[5:])]
+    return [int(end, 16) - int(start, 16) for start, end in ends]
+
+
+def maps_buckets_once(rank, world):
+    ddp = wrap(mlp(), shared_memory=True)
+    # Beside the control block each bucket has one mapping, with a part for every rank.
+    for step in range(3):
+        ddp.zero_grad()
+        loss_of(ddp, batch(rank, step)).backward()
+        flats = [b.flat for b in ddp._reducer._set.buckets]
+        buckets = [world * -(-flat.numel() * flat.itemsize // 4096) * 4096 for flat in flats]
+        mapped = shared_mappings()
+        assert len(mapped) == len(buckets) + 1, mapped
+        assert not Counter(buckets) - Counter(mapped)
+    return len(buckets)
+
+
+def test_buckets_of_the_first_order_are_unmapped(ranks):
+    counts = ranks(maps_buckets_once, 2)
+    assert counts[0] == counts[1] > 1

@@ -319,3 +319,43 @@ def test_error_messages(ranks):
     assert "one dtype" in messages["pair"]
     assert "below 1, got 9" in messages["root"]
     assert "timeout must be positive" in messages["timeout"]
+
+
+def frees(rank, world):
+    comm = lk.ShmCommunicator(timeout=20)
+
+    def mapped():
+        return Path("/proc/self/maps").read_text().count("memfd:lepton")
+
+    before = mapped()
+    kept, empty = comm.empty(5000, torch.float32), comm.empty(0, torch.int8)
+    gone = comm.empty(9000, torch.float32)
+    assert mapped() == before + 3
+    gone.fill_(rank + 1)
+    number = comm.start_all_reduce(gone)
+    comm.free(gone[10:20])  # done on all ranks before it is given up
+    comm.wait(number)
+    assert gone.eq(sum(range(1, world + 1))).all()
+    assert mapped() == before + 3  # a tensor uses it
+    comm.all_reduce(gone)  # one like any other
+    assert gone.eq(world * sum(range(1, world + 1))).all()
+    with pytest.raises(ValueError, match="not be given up yet"):
+        comm.free(gone)
+    del gone
+    comm.free(empty)
+    del empty
+    assert mapped() == before + 1
+    kept.fill_(1)
+    comm.all_reduce(kept)
+    assert kept.eq(world).all()
+    again = comm.empty(9000, torch.float32)
+    again.fill_(rank)
+    comm.all_reduce(again)
+    assert again.eq(sum(range(world))).all()
+    comm.close()
+    return True
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_free(ranks, world):
+    assert all(ranks(frees, world))

@@ -222,6 +222,8 @@ class Reducer:
             if parameter.grad is not None:
                 parameter.grad = new.views[i]
         self._set = new
+        for bucket in old.buckets:
+            self._transport.release(bucket.flat)
 
     def reduce_nothing(self) -> None:
         """Take part in the others' backward with zeros; what it gives stays out of `.grad`."""

@@ -22,6 +22,9 @@ class Transport(Protocol):
     def allocate(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
         """A bucket of at least `numel` zeros; collective."""
 
+    def release(self, flat: torch.Tensor) -> None:
+        """Give a bucket up, its memory with its last tensor; collective."""
+
     def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
         """Announce bucket `index`; the norm covers its first `payload` elements."""
 
@@ -50,6 +53,10 @@ class ShmTransport:
     def allocate(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
         """See Transport."""
         return self.comm.empty(numel, dtype)
+
+    def release(self, flat: torch.Tensor) -> None:
+        """See Transport."""
+        self.comm.free(flat)
 
     def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
         """See Transport."""
@@ -97,6 +104,9 @@ class GroupTransport:
     def allocate(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
         """See Transport."""
         return torch.zeros(numel, dtype=dtype, device=self._device)
+
+    def release(self, flat: torch.Tensor) -> None:
+        """See Transport: torch frees it."""
 
     def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
         """See Transport."""
@@ -150,6 +160,10 @@ class HostsTransport:
         """See Transport; a whole number of shares."""
         unit = _BLOCK * self._comm.size  # no block of compression spans two shares
         return self._comm.empty(math.ceil(numel / unit) * unit, dtype)
+
+    def release(self, flat: torch.Tensor) -> None:
+        """See Transport."""
+        self._comm.free(flat)
 
     def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
         """See Transport."""
