@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+import lepton_kernels as lk
 from lepton_train.bench import machine
 from lepton_train.bench.options import Options
 from lepton_train.bench.rows import Row
-
-import lepton_kernels as lk
 
 FAMILY = "bucket"
 ROLES = {
@@ -27,11 +27,19 @@ ROLES = {
 _WORLD = 2
 _BYTES = {"64KB": 65536, "1MB": 1 << 20, "4MB": 4 << 20, "25MB": 25 << 20, "100MB": 100 << 20}
 _QUICK = ("64KB", "25MB")
+_NOT_TAKEN = ("isa", "threads", "plot", "shapes", "only", "compiled", "cold_mib")
 _MODELS = ("linear16", "transformer6")
 
 
 def problems(options: Options) -> list[tuple[str, str, str]]:
-    """(kind, what, dtype) of every case that the options ask for."""
+    """(kind, what, dtype) of every case that the options ask for.
+
+    Raises:
+        ValueError: an option that would not reach the ranks, or that has no meaning for buckets.
+    """
+    for option in _NOT_TAKEN:
+        if getattr(options, option):
+            raise ValueError(f"bench: bucket takes no --{option.replace('_', '-')}")
     sizes = _QUICK if options.quick else tuple(_BYTES)
     cases = [("all_reduce", size, dtype) for dtype in options.dtypes for size in sizes]
     if "fp32" in options.dtypes:
@@ -88,6 +96,7 @@ def _rows(case: tuple[str, str, str], found: dict[str, Any]) -> list[Row]:
             machine=machine.description(),
             torch=torch.__version__,
             commit=machine.commit(),
+            note="" if found["match"][name] else f"wrong {'sums' if size else 'gradients'}",
         )
         for name, seconds in found["seconds"].items()
     ]
