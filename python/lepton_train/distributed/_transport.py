@@ -179,8 +179,8 @@ class HostsTransport:
         shares = []
         for number, index, flat, _ in started:
             self._comm.wait(number)
-            share = flat.numel() // self._comm.size
-            shares.append(flat[self._comm.rank * share : (self._comm.rank + 1) * share])
+            count = flat.numel() // self._comm.size
+            shares.append(flat[self._comm.rank * count : (self._comm.rank + 1) * count])
             self._between.start(index, shares[-1], 0)
         self._between.finish()
         squares = []

@@ -18,6 +18,7 @@ class _HookState:
         # DDP uses its group for other things at the same time: one order needs one group.
         ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
         own = dist.new_group(ranks, backend=dist.get_backend(group), use_local_synchronization=True)
+        assert isinstance(own, dist.ProcessGroup)  # this rank is always a member
         self.two_shot = TwoShot(kind, own)
         self.thread = InOrder()
 
