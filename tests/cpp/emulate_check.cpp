@@ -269,32 +269,32 @@ using wide = __int128;
 void integer_arithmetic() {
   BINARY(add_epi8, u8, a + b)
   BINARY(add_epi16, u16, a + b)
-  BINARY(add_epi32, u32, a + b) BINARY(add_epi64, u64, a + b) BINARY(sub_epi8, u8, a - b) BINARY(
-      sub_epi16, u16, a - b) BINARY(sub_epi32, u32, a - b) BINARY(sub_epi64, u64,
-                                                                  a - b) BINARY(adds_epi8, i8,
-                                                                                clamp_to<i8>(a + b))
-      BINARY(adds_epu8, u8, clamp_to<u8>(a + b)) BINARY(adds_epi16, i16, clamp_to<i16>(a + b)) BINARY(
-          adds_epu16,
-          u16,
-          clamp_to<u16>(a +
-                        b)) BINARY(subs_epi8, i8,
-                                   clamp_to<i8>(a - b)) BINARY(subs_epu8, u8, clamp_to<u8>(a - b))
-          BINARY(subs_epi16, i16, clamp_to<i16>(a - b)) BINARY(
-              subs_epu16,
-              u16,
-              clamp_to<u16>(
-                  a -
-                  b)) BINARY(mullo_epi16, i16, i64{a} * b) BINARY(mullo_epi32, i32, i64{a} * b)
-              BINARY(mullo_epi64, i64, wide{a} * b) BINARY(mulhi_epi16, i16, (i64{a} * b) >> 16) BINARY(
-                  mulhi_epu16, u16,
-                  (i64{a} * b) >>
-                      16) BINARY(mul_epi32, i64, i64{static_cast<i32>(a)} * i64{static_cast<i32>(b)})
-                  BINARY(mul_epu32, u64, u64{static_cast<u32>(a)} * u64{static_cast<u32>(b)}) BINARY(
-                      min_epi8, i8,
-                      std::min(
-                          a,
-                          b)) BINARY(min_epu8, u8, std::min(a, b)) BINARY(min_epi16, i16, std::min(a, b))
-                      BINARY(min_epu16, u16, std::min(a, b)) BINARY(min_epi32, i32, std::min(a, b)) BINARY(
+  BINARY(add_epi32, u32, a + b)
+  BINARY(add_epi64, u64, a + b)
+  BINARY(sub_epi8, u8, a - b)
+  BINARY(sub_epi16, u16, a - b) BINARY(sub_epi32, u32, a - b) BINARY(sub_epi64, u64, a - b) BINARY(
+      adds_epi8, i8, clamp_to<i8>(a + b)) BINARY(adds_epu8, u8,
+                                                 clamp_to<u8>(a + b)) BINARY(adds_epi16, i16,
+                                                                             clamp_to<i16>(a + b))
+      BINARY(adds_epu16, u16, clamp_to<u16>(a + b)) BINARY(subs_epi8, i8, clamp_to<i8>(a - b)) BINARY(
+          subs_epu8,
+          u8,
+          clamp_to<u8>(a - b)) BINARY(subs_epi16, i16, clamp_to<i16>(a - b))
+          BINARY(subs_epu16, u16, clamp_to<u16>(a - b)) BINARY(mullo_epi16, i16, i64{a} * b) BINARY(
+              mullo_epi32, i32,
+              i64{a} *
+                  b) BINARY(mullo_epi64, i64,
+                            wide{a} * b) BINARY(mulhi_epi16, i16, (i64{a} * b) >> 16)
+              BINARY(mulhi_epu16, u16, (i64{a} * b) >> 16) BINARY(
+                  mul_epi32,
+                  i64,
+                  i64{static_cast<i32>(a)} *
+                      i64{static_cast<i32>(
+                          b)}) BINARY(mul_epu32, u64, u64{static_cast<u32>(a)} * u64{static_cast<u32>(b)})
+                  BINARY(min_epi8, i8, std::min(a, b)) BINARY(min_epu8, u8, std::min(a, b)) BINARY(
+                      min_epi16,
+                      i16, std::min(a, b)) BINARY(min_epu16, u16, std::min(a, b))
+                      BINARY(min_epi32, i32, std::min(a, b)) BINARY(
                           min_epu32,
                           u32, std::min(a, b)) BINARY(min_epi64, i64, std::min(a, b))
                           BINARY(max_epi8, i8, std::max(a, b)) BINARY(max_epu8, u8, std::max(a, b)) BINARY(
@@ -386,18 +386,19 @@ void integer_arithmetic() {
 void shifts() {
   SHIFT(slli_epi16, u16, n < w ? u64{a} << n : 0)
   SHIFT(slli_epi32, u32, n < w ? u64{a} << n : 0)
-  SHIFT(slli_epi64, u64, n < w ? a << n : 0) SHIFT(srli_epi16, u16, n < w ? u64{a} >> n : 0) SHIFT(
-      srli_epi32, u32, n < w ? u64{a} >> n : 0) SHIFT(srli_epi64, u64, n < w ? a >> n : 0)
-      SHIFT(srai_epi16, i16, i64{a} >> std::min(n, w - 1)) SHIFT(
-          srai_epi32, i32, i64{a} >> std::min(n, w - 1)) SHIFT(srai_epi64, i64,
-                                                               a >> std::min(n, w - 1))
-          BINARY(sllv_epi16, u16, b < 16 ? u64{a} << b : 0) BINARY(
-              sllv_epi32, u32, b < 32 ? u64{a} << b : 0) BINARY(sllv_epi64, u64,
-                                                                b < 64 ? a << b : 0)
-              BINARY(srlv_epi16, u16,
-                     b < 16 ? u64{a} >> b : 0) BINARY(srlv_epi32, u32, b < 32 ? u64{a} >> b : 0)
-                  BINARY(srlv_epi64, u64, b < 64 ? a >> b : 0)
-                      BINARY(srav_epi16, i16, i64{a} >> std::min<u64>(static_cast<u16>(b), 15))
+  SHIFT(slli_epi64, u64, n < w ? a << n : 0)
+  SHIFT(srli_epi16, u16, n < w ? u64{a} >> n : 0)
+  SHIFT(srli_epi32, u32, n < w ? u64{a} >> n : 0)
+  SHIFT(srli_epi64, u64, n < w ? a >> n : 0) SHIFT(srai_epi16, i16, i64{a} >> std::min(n, w - 1))
+      SHIFT(srai_epi32, i32, i64{a} >> std::min(n, w - 1))
+          SHIFT(srai_epi64, i64, a >> std::min(n, w - 1))
+              BINARY(sllv_epi16, u16, b < 16 ? u64{a} << b : 0) BINARY(sllv_epi32, u32,
+                                                                       b < 32 ? u64{a} << b : 0)
+                  BINARY(sllv_epi64, u64, b < 64 ? a << b : 0) BINARY(
+                      srlv_epi16, u16, b < 16 ? u64{a} >> b : 0) BINARY(srlv_epi32, u32,
+                                                                        b < 32 ? u64{a} >> b : 0)
+                      BINARY(srlv_epi64, u64, b < 64 ? a >> b : 0) BINARY(
+                          srav_epi16, i16, i64{a} >> std::min<u64>(static_cast<u16>(b), 15))
                           BINARY(srav_epi32, i32, i64{a} >> std::min<u64>(static_cast<u32>(b), 31))
                               BINARY(srav_epi64, i64, a >> std::min<u64>(static_cast<u64>(b), 63))
                                   AVX2_BINARY(sllv_epi32, i32) AVX2_BINARY(srlv_epi32, i32)
@@ -432,11 +433,13 @@ void shifts() {
 void comparisons_and_masks() {
   COMPARES(epi8, i8)
   COMPARES(epu8, u8)
-  COMPARES(epi16, i16) COMPARES(epu16, u16) COMPARES(epi32, i32) COMPARES(epu32, u32)
-      COMPARES(epi64, i64) COMPARE(test_epi8, u8, a & b) COMPARE(test_epi16, u16, a & b) COMPARE(
-          test_epi32, u32, a & b) COMPARE(test_epi64, u64, a & b) COMPARE(testn_epi8, u8, !(a & b))
-          COMPARE(testn_epi16, u16, !(a & b)) COMPARE(testn_epi32, u32, !(a & b)) COMPARE(
-              testn_epi64, u64, !(a & b))
+  COMPARES(epi16, i16)
+  COMPARES(epu16, u16)
+  COMPARES(epi32, i32)
+  COMPARES(epu32, u32) COMPARES(epi64, i64) COMPARE(test_epi8, u8, a & b) COMPARE(
+      test_epi16, u16, a & b) COMPARE(test_epi32, u32, a & b) COMPARE(test_epi64, u64, a & b)
+      COMPARE(testn_epi8, u8, !(a & b)) COMPARE(testn_epi16, u16, !(a & b))
+          COMPARE(testn_epi32, u32, !(a & b)) COMPARE(testn_epi64, u64, !(a & b))
 #define PREDICATE(P)                                                                          \
   for (int round = 0; round < rounds; ++round) {                                              \
     const Lanes<float> x = floats(), y = next() % 3 ? floats() : x;                           \
@@ -502,11 +505,13 @@ void comparisons_and_masks() {
 void float_arithmetic() {
   AVX2_FLOAT2(add_ps)
   AVX2_FLOAT2(sub_ps)
-  AVX2_FLOAT2(mul_ps) AVX2_FLOAT2(div_ps) AVX2_FLOAT2(min_ps) AVX2_FLOAT2(max_ps)
-      AVX2_FLOAT2(and_ps) AVX2_FLOAT2(or_ps) AVX2_FLOAT2(xor_ps) AVX2_FLOAT2(andnot_ps)
-          AVX2_FLOAT2(unpacklo_ps) AVX2_FLOAT2(unpackhi_ps) AVX2_FMA(fmadd_ps) AVX2_FMA(fmsub_ps)
-              AVX2_FMA(fnmadd_ps)
-                  AVX2_FMA(fnmsub_ps) for (int round = 0; round < 20 * rounds; ++round) {
+  AVX2_FLOAT2(mul_ps)
+  AVX2_FLOAT2(div_ps)
+  AVX2_FLOAT2(min_ps)
+  AVX2_FLOAT2(max_ps) AVX2_FLOAT2(and_ps) AVX2_FLOAT2(or_ps) AVX2_FLOAT2(xor_ps)
+      AVX2_FLOAT2(andnot_ps) AVX2_FLOAT2(unpacklo_ps) AVX2_FLOAT2(unpackhi_ps) AVX2_FMA(fmadd_ps)
+          AVX2_FMA(fmsub_ps) AVX2_FMA(fnmadd_ps)
+              AVX2_FMA(fnmsub_ps) for (int round = 0; round < 20 * rounds; ++round) {
     const Lanes<float> x = floats(), y = floats();
     check(halves_are(_mm512_sqrt_ps(x), _mm256_sqrt_ps(x.low_ps()), _mm256_sqrt_ps(x.high_ps())),
           "sqrt_ps");
@@ -740,8 +745,11 @@ void conversions() {
   });
   NARROW(_mm512, , 16, 8)
   NARROW(_mm512, , 32, 8)
-  NARROW(_mm512, , 32, 16) NARROW(_mm512, , 64, 8) NARROW(_mm512, , 64, 16) NARROW(_mm512, , 64, 32)
-      NARROW(_mm256, .low(), 16, 8) NARROW(_mm256, .low(), 32, 8) NARROW(_mm256, .low(), 32, 16)
+  NARROW(_mm512, , 32, 16)
+  NARROW(_mm512, , 64, 8)
+  NARROW(_mm512, , 64, 16)
+  NARROW(_mm512, , 64, 32) NARROW(_mm256, .low(), 16, 8) NARROW(_mm256, .low(), 32, 8)
+      NARROW(_mm256, .low(), 32, 16)
 }
 
 void dot_products() {
@@ -910,10 +918,11 @@ struct PermuteOf;
   };
 PERMUTE_OF(u8, epi8)
 PERMUTE_OF(u16, epi16)
-PERMUTE_OF(u32, epi32) PERMUTE_OF(u64, epi64)
+PERMUTE_OF(u32, epi32)
+PERMUTE_OF(u64, epi64)
 
-    template <class T>
-    void permutes_of() {
+template <class T>
+void permutes_of() {
   using P = PermuteOf<T>;
   constexpr int n = 64 / sizeof(T), per = 16 / sizeof(T);
   for (int round = 0; round < rounds; ++round) {
@@ -955,9 +964,11 @@ void lane_moves() {
   permutes_of<u64>();
   AVX2_BINARY(shuffle_epi8, u8)
   AVX2_BINARY(unpacklo_epi8, u8)
-  AVX2_BINARY(unpackhi_epi16, u16) AVX2_BINARY(unpacklo_epi32, u32) AVX2_BINARY(unpackhi_epi64, u64)
-      AVX2_BINARY(packs_epi16, i16) AVX2_BINARY(packus_epi16, i16) AVX2_BINARY(packs_epi32, i32)
-          AVX2_BINARY(packus_epi32, i32)
+  AVX2_BINARY(unpackhi_epi16, u16)
+  AVX2_BINARY(unpacklo_epi32, u32)
+  AVX2_BINARY(unpackhi_epi64, u64)
+  AVX2_BINARY(packs_epi16, i16) AVX2_BINARY(packus_epi16, i16) AVX2_BINARY(packs_epi32, i32)
+      AVX2_BINARY(packus_epi32, i32)
 #define EVERY_IMMEDIATE(DO) DO(0) DO(1) DO(27) DO(0x4E) DO(0x93) DO(0xB1) DO(0xD8) DO(0xE4) DO(255)
 // _MM_PERM_ENUM is what the real _mm512_shuffle_epi32 takes.
 #define SHUFFLE32(N)                                                                       \
@@ -1000,7 +1011,7 @@ void lane_moves() {
               same(o[3], q[(N >> 6) & 3]),                                                      \
           "shuffle_f32x4");                                                                     \
   }
-              EVERY_IMMEDIATE(SHUFFLE32) EVERY_IMMEDIATE(OTHER_SHUFFLES)
+          EVERY_IMMEDIATE(SHUFFLE32) EVERY_IMMEDIATE(OTHER_SHUFFLES)
 #define BYTES(N)                                                                           \
   {                                                                                        \
     const Lanes<u8> x = integers<u8>(), y = integers<u8>();                                \
@@ -1014,7 +1025,7 @@ void lane_moves() {
                      _mm256_bslli_epi128(x.high(), N)),                                    \
           "bslli");                                                                        \
   }
-                  BYTES(0) BYTES(1) BYTES(7) BYTES(8) BYTES(15) BYTES(16)
+              BYTES(0) BYTES(1) BYTES(7) BYTES(8) BYTES(15) BYTES(16)
 #define ALIGN_BYTES(N)                                                                     \
   {                                                                                        \
     const Lanes<u8> x = integers<u8>(), y = integers<u8>();                                \
@@ -1022,7 +1033,7 @@ void lane_moves() {
                      _mm256_alignr_epi8(x.high(), y.high(), N)),                           \
           "alignr_epi8 long");                                                             \
   }
-                      ALIGN_BYTES(17) ALIGN_BYTES(31) ALIGN_BYTES(32) for (int n = 0; n < 16; ++n) {
+                  ALIGN_BYTES(17) ALIGN_BYTES(31) ALIGN_BYTES(32) for (int n = 0; n < 16; ++n) {
     const Lanes<u32> x = integers<u32>(), y = integers<u32>();
     LANES_ARE("alignr_epi32", u32, _mm512_alignr_epi32(x, y, n),
               i + n < 16 ? y.at[i + n] : x.at[i + n - 16])

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from lepton_train import bench
-from lepton_train.bench import harness, int8_linear, measure, report, shapes
+from lepton_train.bench import bucket, bucket_ranks, harness, int8_linear, measure, report, shapes
 from lepton_train.bench.options import parse
 from lepton_train.bench.problem import Built, Layer, Problem
 from lepton_train.bench.rows import Row, read_json, write_json
@@ -207,3 +207,47 @@ def test_unreadable_shapes(tmp_path, capsys):
     (tmp_path / "broken.json").write_text("{")
     assert bench.run("int8_linear", None, "cpu", ["--shapes", str(tmp_path / "broken.json")]) == 2
     assert "is no JSON" in capsys.readouterr().err
+
+
+def test_bucket_family_compares_every_row(native, tmp_path):
+    path = tmp_path / "rows.json"
+    options = ["--quick", "--dtype", "fp32", "--filter", "64KB|step", "--budget", "0.01"]
+    assert bench.run("bucket", str(path), "cpu", options) == 0
+    rows = json.loads(path.read_text())
+    assert {(r["case"], r["impl"]): r["match"] for r in rows} == {
+        (case, impl): True
+        for case, impls in {
+            "all_reduce/64KB": ["lepton", "lepton_copied", "gloo"],
+            "step/linear16": ["lepton", "ddp", "alone"],
+            "step/transformer6": ["lepton", "ddp", "alone"],
+        }.items()
+        for impl in impls
+    }
+    for one in rows:
+        assert list(one) == KEYS, one.get("note")
+        assert one["median_us"] > 0
+
+
+def test_bucket_gradients_that_differ_do_not_match():
+    want = [torch.randn(4, 4, dtype=torch.float64), torch.randn(3, dtype=torch.float64)]
+    got = [w.float() for w in want]
+    assert bucket_ranks.close_gradients(got, want)
+    assert not bucket_ranks.close_gradients([got[0], None], want)
+    assert not bucket_ranks.close_gradients([got[0], got[1] * 1.01], want)
+    assert not bucket_ranks.close_gradients([got[0] * torch.nan, got[1]], want)
+
+
+def test_a_bucket_row_without_a_match_has_no_time(native):
+    times = {"lepton": 1.0, "ddp": 2.0, "alone": 0.5}
+    found = {"seconds": times, "match": {"lepton": True, "ddp": False, "alone": True}}
+    rows = bucket._rows(("step", "linear16", "fp32"), found)
+    assert {one.impl: (one.match, one.median_us, one.note) for one in rows} == {
+        "lepton": (True, 1e6, ""),
+        "ddp": (False, None, "wrong gradients"),
+        "alone": (True, 5e5, ""),
+    }
+
+
+def test_bucket_refuses_options_that_do_not_reach_the_ranks(native, capsys):
+    assert bench.run("bucket", None, "cpu", ["--isa", "generic"]) == 2
+    assert "bucket takes no --isa" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from lepton_train.bench.rows import Row, write_json
 
 FAMILIES = {
     "attention": "lepton_train.bench.attention",
+    "bucket": "lepton_train.bench.bucket",
     "int8_linear": "lepton_train.bench.int8_linear",
 }
 

@@ -1,0 +1,124 @@
+// The blocking collectives on any memory, and the ones that start on a bucket.
+#include <algorithm>
+
+#include "native/shm_communicator.h"
+
+namespace lepton::shm {
+namespace {
+
+// Up to here a copy through the stage is cheaper than the second wait of a bucket in place.
+constexpr int64_t kStageReduceBytes = 64 * 1024;
+
+}  // namespace
+
+uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
+                                        int64_t squared) {
+  Work work{};
+  work.kind = Kind::bucket_reduce;
+  const auto bytes = static_cast<size_t>(count * bytes_of(type));
+  if (count > 0 && !locate(bucket, bytes, work.segment, work.offset)) {
+    throw ShmError("the tensor does not lie in this rank's shared memory");
+  }
+  work.type = type;
+  work.op = op;
+  work.count = count;
+  work.squared = squared;
+  return begin(work);
+}
+
+// Works off everything started, but does not wait for others to be done: enough where the result
+// was read from the stage.
+void Communicator::finish_own_part() {
+  while (!pending_.empty()) {
+    const Work work = pending_.front();
+    wait_all(&RankState::arrived, work.number, kind_name(static_cast<uint32_t>(work.kind)));
+    pending_.pop_front();
+    work_on(work);
+  }
+}
+
+void Communicator::all_reduce(void* data, int64_t count, BucketType type, Op op) {
+  const int64_t size = bytes_of(type);
+  int segment;
+  size_t offset;
+  if (count * size > kStageReduceBytes &&
+      locate(data, static_cast<size_t>(count * size), segment, offset)) {
+    wait(start_all_reduce(data, count, type, op, 0));
+    return;
+  }
+  const int64_t most = static_cast<int64_t>(stage_bytes_) / size;
+  for (int64_t i = 0; i == 0 || i < count; i += most) {
+    Work work{};
+    work.kind = Kind::stage_reduce;
+    work.type = type;
+    work.op = op;
+    work.count = std::min(most, count - i);
+    work.to = static_cast<uint8_t*>(data) + i * size;
+    work.from = work.to;
+    begin(work);
+    finish_own_part();
+  }
+}
+
+void Communicator::reduce_scatter(const void* in, void* out, int64_t count, BucketType type,
+                                  Op op) {
+  const int64_t size = bytes_of(type);
+  const int64_t most = std::max<int64_t>(static_cast<int64_t>(stage_bytes_) / size / ranks_, 1);
+  for (int64_t i = 0; i == 0 || i < count; i += most) {
+    Work work{};
+    work.kind = Kind::stage_scatter;
+    work.type = type;
+    work.op = op;
+    work.count = std::min(most, count - i);
+    work.from = static_cast<const uint8_t*>(in) + i * size;
+    work.to = static_cast<uint8_t*>(out) + i * size;
+    work.stride = count;
+    begin(work);
+    finish_own_part();
+  }
+}
+
+void Communicator::all_gather(const void* in, void* out, int64_t count, BucketType type) {
+  const int64_t size = bytes_of(type);
+  const int64_t most = static_cast<int64_t>(stage_bytes_) / size;
+  for (int64_t i = 0; i == 0 || i < count; i += most) {
+    Work work{};
+    work.kind = Kind::stage_gather;
+    work.type = type;
+    work.count = std::min(most, count - i);
+    work.from = static_cast<const uint8_t*>(in) + i * size;
+    work.to = static_cast<uint8_t*>(out) + i * size;
+    work.stride = count;
+    begin(work);
+    finish_own_part();
+  }
+}
+
+void Communicator::broadcast(void* data, int64_t count, BucketType type, int root) {
+  if (root < 0 || root >= ranks_) {
+    throw ShmError("broadcast: root must be a rank below " + std::to_string(ranks_) + ", got " +
+                   std::to_string(root));
+  }
+  const int64_t size = bytes_of(type);
+  const int64_t most = static_cast<int64_t>(stage_bytes_) / size;
+  for (int64_t i = 0; i == 0 || i < count; i += most) {
+    Work work{};
+    work.kind = Kind::stage_broadcast;
+    work.type = type;
+    work.count = std::min(most, count - i);
+    work.to = static_cast<uint8_t*>(data) + i * size;
+    work.from = work.to;
+    work.root = root;
+    begin(work);
+    finish_own_part();
+  }
+}
+
+void Communicator::barrier() {
+  Work work{};
+  work.kind = Kind::barrier;
+  begin(work);
+  finish_own_part();
+}
+
+}  // namespace lepton::shm

@@ -1,0 +1,172 @@
+// Collectives between the processes of one host over memory that all of them map.
+//
+// Buckets live in segments: one mapping that holds a region of the same size for every rank. A
+// bucket starts at the same offset of every region. Reducing one takes one pass: each rank adds up
+// its slice over all regions and writes the sum to all of them, 2 S bytes of traffic a rank for a
+// bucket of S bytes and two ranks.
+//
+// Data anywhere else passes through a stage of two buffers a rank, in pieces.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "native/shm_peers.h"
+#include "native/shm_protocol.h"
+#include "params/bucket.h"
+
+namespace lepton::shm {
+
+// A peer died, hung, left or brought something else; or this process may not take part.
+class ShmError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+enum class Op : uint32_t { sum, avg };
+
+// Name of a collective in messages.
+const char* kind_name(uint32_t kind);
+
+struct Member {
+  pid_t pid;
+  uint64_t start_time;
+};
+
+// A mapping that every rank holds, unmapped with its last user.
+class Mapping {
+ public:
+  Mapping(int fd, size_t bytes);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  uint8_t* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_;
+  size_t bytes_;
+};
+
+struct Segment {
+  std::shared_ptr<Mapping> mapping;
+  size_t region_bytes;
+};
+
+class Communicator {
+ public:
+  // `fd` holds control_bytes(members.size(), stage_bytes) zeroes. Names in errors are `names`, the
+  // ranks that the user knows.
+  Communicator(int rank, std::vector<Member> members, std::vector<int> names, int fd,
+               size_t stage_bytes, double timeout, double spin, const BucketKernels* (*kernels)());
+  ~Communicator();
+
+  static size_t control_bytes(int ranks, size_t stage_bytes);
+
+  // Maps a segment of `region_bytes` a rank and fills the own region with zeroes.
+  int add_segment(int fd, size_t region_bytes);
+  const Segment& segment(int index) const { return segments_.at(static_cast<size_t>(index)); }
+  uint8_t* region(int segment, int rank) const;
+  // Gives a segment up; its memory lives on while a tensor uses it.
+  void drop_segment(int index);
+
+  // In place on a bucket of `count` elements in a segment. Starts and returns the number to wait
+  // for; every rank starts the same collectives in the same order. `squared` elements at the start
+  // are squared and added up on the way.
+  uint64_t start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
+                            int64_t squared);
+  // Works off what all ranks have arrived at; never waits. Returns whether nothing is left to do.
+  bool progress();
+  // Waits until all ranks are done with collective `number`.
+  void wait(uint64_t number);
+  // Sum over ranks of the squares of collective `number`, the last 64 of which are kept.
+  double squares(uint64_t number) const;
+
+  // On any memory, blocking.
+  void all_reduce(void* data, int64_t count, BucketType type, Op op);
+  void reduce_scatter(const void* in, void* out, int64_t count, BucketType type, Op op);
+  void all_gather(const void* in, void* out, int64_t count, BucketType type);
+  void broadcast(void* data, int64_t count, BucketType type, int root);
+  void barrier();
+
+  // This rank takes part no longer. Others that wait for it then fail at once.
+  void close();
+
+  int rank() const { return rank_; }
+  int size() const { return ranks_; }
+  size_t stage_bytes() const { return stage_bytes_; }
+  // Seconds spent waiting for others and working, since the start.
+  double seconds_waited() const { return seconds_waited_; }
+  double seconds_worked() const { return seconds_worked_; }
+
+ private:
+  enum class Kind : uint32_t {
+    barrier,
+    bucket_reduce,
+    stage_reduce,
+    stage_scatter,
+    stage_gather,
+    stage_broadcast
+  };
+  struct Work {
+    uint64_t number;
+    Descriptor descriptor;
+    Kind kind;
+    BucketType type;
+    Op op;
+    int64_t count;
+    int64_t squared;
+    int segment;
+    size_t offset;        // in the region; for what passes through the stage: which buffer
+    const uint8_t* from;  // own data, for what passes through the stage
+    uint8_t* to;
+    int64_t stride;  // elements between the ranks' pieces of `from` or `to`
+    int root;
+  };
+
+  void check_usable() const;
+  uint64_t begin(Work work);
+  void work_on(const Work& work);
+  void finish_own_part();
+  void check_descriptors(const Work& work);
+  void reduce_bucket(const Work& work);
+  void reduce_stage(const Work& work);
+  void copy_from_stage(const Work& work);
+  bool all_reached(Counter RankState::* counter, uint64_t number) const;
+  void wait_all(Counter RankState::* counter, uint64_t number, const char* what);
+  void idle(int peer, const Counter& counter, double waited, const char* what, uint64_t number);
+  [[noreturn]] void fail(int culprit, const std::string& message);
+  bool locate(const void* data, size_t bytes, int& segment, size_t& offset) const;
+  uint8_t* stage(int rank, uint64_t buffer) const;
+  RankState& mine() const { return control_->rank[rank_]; }
+  std::string name(int rank) const;
+
+  int rank_;
+  int ranks_;
+  std::vector<int> names_;
+  std::vector<Peer> peers_;
+  std::shared_ptr<Mapping> control_mapping_;
+  Control* control_;
+  size_t stage_bytes_;
+  double timeout_;
+  double spin_;
+  const BucketKernels* (*kernels_)();
+  pid_t owner_;
+  bool closed_ = false;
+  std::string broken_;
+  std::vector<Segment> segments_;
+  std::deque<Work> pending_;
+  uint64_t started_ = 0;
+  uint64_t staged_ = 0;          // collectives that used the stage
+  uint64_t stage_user_[2] = {};  // the last collective that used each buffer
+  double seconds_waited_ = 0.0;
+  double seconds_worked_ = 0.0;
+};
+
+}  // namespace lepton::shm

@@ -1,0 +1,287 @@
+"""Watches gradients arrive and has their buckets averaged, in one order on all ranks."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import Variable
+
+from lepton_train.distributed._buckets import BucketSet
+from lepton_train.distributed._transport import ShmTransport, Transport
+
+_FIRST_BYTES = 1 << 20
+
+
+class _Pass:
+    """A backward that runs: autograd owns it and lets go at the end, also when one raises."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def __call__(self) -> None:
+        self._end()
+
+
+class Reducer:
+    """One cycle for each backward: gradients arrive, full buckets start, the end waits for all.
+
+    The first synchronised backward starts nothing before its end: it learns in which order
+    gradients arrive and how often each parameter gets one (a reentrant checkpoint gives several),
+    takes rank 0's order for all, and fills the buckets anew.
+    """
+
+    def __init__(
+        self,
+        named: list[tuple[str, nn.Parameter]],
+        transport: Transport,
+        cap_mb: float,
+        overlap: bool,
+    ) -> None:
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        self.sync = True
+        self.overlap = overlap
+        self._transport = transport
+        self._cap_bytes = max(int(cap_mb * (1 << 20)), 1)
+        count = len(named)
+        self._set = self._fill(range(count)[::-1])
+        self._pid = os.getpid()
+        self._active = False
+        self._pass: Callable[[], _Pass | None] = lambda: None
+        self._expected: list[int] | None = None  # gradients of each parameter in one backward
+        self._arrivals: list[int] = []
+        self._fired = [0] * count
+        self._waiting: list[int] = []
+        self._next = 0
+        self._squares: list[float] | None = None
+        self._finish_seconds = 0.0
+        self._handles = [
+            parameter.register_post_accumulate_grad_hook(self._hook(i))
+            for i, parameter in enumerate(self.parameters)
+        ]
+
+    def _fill(self, order: Iterable[int]) -> BucketSet:
+        first = min(_FIRST_BYTES, self._cap_bytes)
+        return BucketSet(self.parameters, self._transport, list(order), first, self._cap_bytes)
+
+    def watch(self, output: Any) -> None:
+        """See the backward of `output` begin.
+
+        The end of a backward is announced to the pass in which one asks for it. A parameter's
+        hook may run in a nested pass (reentrant checkpoint), which ends early; the output's runs
+        in the outer one.
+        """
+        self._forget_failed_backward()
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(self._begin)
+
+    def _forget_failed_backward(self) -> None:
+        """A backward that raised has not come to its end; the next must begin anew."""
+        if not self._active:
+            return
+        # Ids of passes do not tell a nested one from the next one; whether the first lives does.
+        if self._pass() is not None and torch._C._current_graph_task_id() != -1:
+            return
+        if self._next > 0:
+            raise RuntimeError(
+                "BucketedDataParallel: the last backward failed on this rank after "
+                f"{self._next} of {len(self._set.buckets)} buckets had been announced to the "
+                "others; the ranks no longer agree: restart from a checkpoint"
+            )
+        self._active = False
+
+    def _begin(self, _: Any = None) -> None:
+        self._forget_failed_backward()
+        if self._active:
+            return
+        self._active = True
+        self._squares = None
+        self._arrivals = []
+        self._fired = [0] * len(self.parameters)
+        self._next = 0
+        self._waiting = [len(bucket.members) for bucket in self._set.buckets]
+        running = _Pass(self._end)
+        self._pass = weakref.ref(running)
+        Variable._execution_engine.queue_callback(running)
+
+    def _hook(self, index: int) -> Callable[[torch.Tensor], None]:
+        def arrived(parameter: torch.Tensor) -> None:
+            if os.getpid() != self._pid:
+                raise RuntimeError(
+                    "BucketedDataParallel: backward in a process that was forked after the "
+                    "wrapper was made"
+                )
+            self._begin()
+            self._adopt(index)
+            if self.sync:
+                self._arrived(index)
+
+        return arrived
+
+    def _adopt(self, index: int) -> None:
+        """Make the gradient a view of its bucket."""
+        parameter, view = self.parameters[index], self._set.views[index]
+        gradient = parameter.grad
+        if gradient is view or gradient is None:
+            return
+        if gradient.layout != torch.strided:
+            raise NotImplementedError(
+                f"BucketedDataParallel: the gradient of {self.names[index]} is "
+                f"{gradient.layout}; supported: dense (Embedding(sparse=False))"
+            )
+        if gradient.data_ptr() != view.data_ptr():
+            view.copy_(gradient.detach())
+        parameter.grad = view
+
+    def _arrived(self, index: int) -> None:
+        if self._fired[index] == 0:
+            self._arrivals.append(index)
+        self._fired[index] += 1
+        if self._expected is None or not self.overlap:
+            return
+        bucket = self._set.bucket_of[index]
+        if bucket < self._next:
+            raise RuntimeError(
+                f"BucketedDataParallel: {self.names[index]} got gradient number "
+                f"{self._fired[index]} in one backward, after its bucket was averaged: earlier "
+                f"steps had {self._expected[index]}. The graph changes from step to step; wrap "
+                "with overlap=False, or use checkpoint(use_reentrant=False)"
+            )
+        if self._fired[index] == self._expected[index]:
+            self._waiting[bucket] -= 1
+            self._start_full()
+        self._transport.progress()
+
+    def _start_full(self) -> None:
+        while self._next < len(self._set.buckets) and self._waiting[self._next] == 0:
+            self._start(self._next)
+
+    def _start(self, index: int) -> None:
+        bucket = self._set.buckets[index]
+        flags = [float(self.parameters[i].grad is not None) for i in bucket.members]
+        if all(flags):
+            bucket.flags.fill_(1.0)
+        else:
+            bucket.flags.copy_(torch.tensor(flags))
+        self._transport.start(index, bucket.flat, bucket.payload)
+        self._next = index + 1
+
+    def _end(self) -> None:
+        """At the end of backward: start what is left, wait for all, hand gradients out."""
+        self._active = False
+        if not self.sync:
+            return
+        for i, fired in enumerate(self._fired):
+            if fired:
+                continue
+            if self.parameters[i].grad is None:
+                # The bucket holds what some rank had the last time. It has not started: it lacks
+                # this gradient.
+                self._set.views[i].zero_()
+            else:
+                self._adopt(i)
+        while self._next < len(self._set.buckets):
+            self._start(self._next)
+        begin = time.perf_counter()
+        self._squares = self._transport.finish()
+        self._finish_seconds += time.perf_counter() - begin
+        self._hand_out()
+        if self._expected is None:
+            self._learn()
+
+    def _hand_out(self) -> None:
+        for bucket in self._set.buckets:
+            missing = [i for i in bucket.members if self.parameters[i].grad is None]
+            if not missing:
+                continue
+            flags = dict(zip(bucket.members, bucket.flags.tolist(), strict=True))
+            for i in missing:
+                if flags[i] > 0:
+                    self.parameters[i].grad = self._set.views[i]
+
+    def _learn(self) -> None:
+        """Take rank 0's order of arrival on all ranks; parameters that had none come last."""
+        count = len(self.parameters)
+        rest = [i for i in range(count)[::-1] if self._fired[i] == 0]
+        order = torch.tensor([*self._arrivals, *rest], dtype=torch.int64)
+        order = order.to(self.parameters[0].device)
+        self._transport.broadcast(order, 0)
+        self._expected = [max(fired, 1) for fired in self._fired]
+        old = self._set
+        new = self._fill(order.tolist())
+        for i, parameter in enumerate(self.parameters):
+            new.views[i].copy_(old.views[i])
+            if parameter.grad is not None:
+                parameter.grad = new.views[i]
+        self._set = new
+        for bucket in old.buckets:
+            self._transport.release(bucket.flat)
+
+    def reduce_nothing(self) -> None:
+        """Take part in the others' backward with zeros; what it gives stays out of `.grad`."""
+        self._begin_empty()
+        for bucket in self._set.buckets:
+            bucket.flat.zero_()
+        for index, bucket in enumerate(self._set.buckets):
+            self._transport.start(index, bucket.flat, bucket.payload)
+        self._squares = self._transport.finish()
+        for i, parameter in enumerate(self.parameters):
+            parameter.grad = self._set.views[i]
+        if self._expected is None:
+            self._learn()
+
+    def _begin_empty(self) -> None:
+        self._arrivals = []
+        self._fired = [0] * len(self.parameters)
+
+    @torch.no_grad()
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """See BucketedDataParallel.clip_grad_norm_."""
+        if self._squares is None:
+            raise RuntimeError(
+                "BucketedDataParallel.clip_grad_norm_: call it after a synchronised backward, "
+                "before the next one, and once"
+            )
+        norm = math.sqrt(sum(self._squares))
+        self._squares = None
+        factor = max_norm / (norm + 1e-6)
+        if not factor >= 1.0:
+            for bucket in self._set.buckets:
+                bucket.flat[: bucket.payload].mul_(factor)
+        return torch.tensor(norm, dtype=torch.float64)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds waiting, and communicating as a whole, since the start."""
+        if isinstance(self._transport, ShmTransport):
+            comm = self._transport.comm
+            waited = comm.seconds_waited
+            return {"waiting": waited, "communication": waited + comm.seconds_worked}
+        return {"waiting": self._finish_seconds, "communication": self._finish_seconds}
+
+    def close(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def _tensors(value: Any) -> Iterable[torch.Tensor]:
+    """Tensors of a module's output, however it is nested."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif hasattr(value, "__dataclass_fields__"):
+        for name in value.__dataclass_fields__:
+            yield from _tensors(getattr(value, name))

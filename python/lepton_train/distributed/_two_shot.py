@@ -1,0 +1,150 @@
+"""Average over ranks with both halves compressed: reduce-scatter, then all-gather.
+
+Each rank sends every other the part that the other is in charge of, compressed; adds up what it
+gets in rank order; and sends the result to all, compressed again. A rank sends 2 (p - 1) / p of the
+compressed size: what a ring of uncompressed data sends, times 1/4 or 1/2. What each compression
+takes away is kept and added the next time, on both halves.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import lepton_kernels as lk
+
+KINDS = ("int8", "bf16")
+_ROUND = 64  # elements; parts are whole cache lines where nothing else rounds them
+
+
+class TwoShot:
+    """Compressed average over `group`, with residuals kept by key.
+
+    Args:
+        kind (str): `"int8"` (a scale for each `block` elements) or `"bf16"`.
+        group (ProcessGroup, optional): Default: None, the default group.
+        block (int): elements that share a scale. Default: 256.
+    """
+
+    def __init__(
+        self, kind: str, group: dist.ProcessGroup | None = None, *, block: int = 256
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"TwoShot: kind must be 'int8' or 'bf16', got {kind!r}")
+        self.kind = kind
+        self.group = group
+        self.block = block
+        self.world = dist.get_world_size(group)
+        self._residuals: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def average_(self, flat: torch.Tensor, key: Hashable) -> None:
+        """Average the vector `flat` in place; `key` names its residuals from call to call."""
+        if flat.numel() == 0:
+            return
+        part = -(-flat.numel() // (self.world * self._unit)) * self._unit
+        first, second = self._residuals_of(flat, key, part)
+        send = self._encode(flat, first, part, self.world)
+        received = torch.empty_like(send)
+        dist.all_to_all_single(received, send, group=self.group)
+        mine = torch.zeros(part, dtype=torch.float32, device=flat.device)
+        for r in range(self.world):
+            self._decode(received[r], mine, 1.0 / self.world, accumulate=r > 0)
+        result = self._encode(mine, second, part, 1)
+        gathered = torch.empty_like(send)
+        dist.all_gather_into_tensor(gathered, result, group=self.group)
+        for r in range(self.world):
+            to = flat[r * part : (r + 1) * part]
+            if to.numel():
+                self._decode(gathered[r], to, 1.0, accumulate=False)
+
+    @property
+    def _unit(self) -> int:
+        return self.block if self.kind == "int8" else _ROUND
+
+    def _residuals_of(
+        self, flat: torch.Tensor, key: Hashable, part: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        found = self._residuals.get(key)
+        if found is None or found[0].numel() != flat.numel():
+            found = (
+                torch.zeros(flat.numel(), dtype=torch.float32, device=flat.device),
+                torch.zeros(part, dtype=torch.float32, device=flat.device),
+            )
+            self._residuals[key] = found
+        return found
+
+    def _encode(
+        self, flat: torch.Tensor, residual: torch.Tensor, part: int, parts: int
+    ) -> torch.Tensor:
+        """Bytes, shape (parts, bytes of a part); what rounding takes goes to `residual`."""
+        if self.kind == "bf16":
+            coded = flat.new_zeros(parts * part, dtype=torch.bfloat16)
+            residual += flat
+            coded[: flat.numel()] = residual
+            residual -= coded[: flat.numel()]
+            # A value that overflows bf16 poisons one step, not all that follow.
+            residual.nan_to_num_(0.0, 0.0, 0.0)
+            return coded.view(torch.uint8).view(parts, -1)
+        q, scale = lk.bucket_quantize(flat, residual=residual, block=self.block)
+        blocks = part // self.block
+        out = torch.zeros((parts, part + 4 * blocks), dtype=torch.uint8, device=flat.device)
+        scales = scale.new_ones(parts * blocks)
+        scales[: scale.numel()] = scale
+        for r in range(parts):
+            levels = q[r * part : (r + 1) * part].view(torch.uint8)
+            out[r, : levels.numel()] = levels
+            out[r, part:] = scales[r * blocks : (r + 1) * blocks].view(torch.uint8)
+        return out
+
+    def _decode(
+        self, data: torch.Tensor, to: torch.Tensor, factor: float, *, accumulate: bool
+    ) -> None:
+        count = to.numel()
+        if self.kind == "bf16":
+            values = data.view(torch.bfloat16)[:count]
+            if accumulate:
+                to.add_(values, alpha=factor)
+            else:
+                to.copy_(values).mul_(factor)
+            return
+        part = data.numel() * self.block // (self.block + 4)
+        blocks = -(-count // self.block)
+        # A copy aligns the scales, which follow the bytes.
+        scale = data[part : part + 4 * blocks].clone().view(torch.float32)
+        lk.bucket_dequantize_(
+            to,
+            data[:count].view(torch.int8),
+            scale,
+            block=self.block,
+            factor=factor,
+            accumulate=accumulate,
+        )
+
+
+class InOrder:
+    """Runs jobs one after another on a thread of its own, so that collectives keep one order."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], torch.futures.Future[Any]]] = (
+            queue.SimpleQueue()
+        )
+        threading.Thread(target=self._run, name="lepton-two-shot", daemon=True).start()
+
+    def submit(self, job: Callable[[], Any]) -> torch.futures.Future[Any]:
+        """Queue `job`; the future holds what it returns or raises."""
+        future: torch.futures.Future[Any] = torch.futures.Future()
+        self._jobs.put((job, future))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            job, future = self._jobs.get()
+            try:
+                future.set_result(job())
+            except Exception as error:
+                future.set_exception(error)

@@ -1,0 +1,231 @@
+"""Data-parallel training: gradients averaged in buckets while backward still runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from lepton_train.distributed import _replicas
+from lepton_train.distributed._join import JoinState
+from lepton_train.distributed._reducer import Reducer
+from lepton_train.distributed._transport import choose_transport
+from lepton_train.distributed._two_shot import KINDS
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class BucketedDataParallel(nn.Module):
+    """Train `module` on several processes: each sees its part of a batch, all see one gradient.
+
+    Stands where torch's DistributedDataParallel stands. Gradients live in buckets; each bucket
+    is averaged as soon as all of it is there, while backward goes on. On one host buckets lie
+    in shared memory and `.grad` are views of them; between hosts they travel by
+    torch.distributed, compressed if asked for.
+
+    Parameters that a step does not use need no flag: they get the average of what other ranks
+    have for them, or keep `grad` None where no rank has any. Several backward passes add up, as
+    they do on one process; inside `no_sync` they do so without communication. A gradient is never
+    left unreduced without an error.
+
+    Construction, every synchronised backward and `check_replicas` are collective: all ranks run
+    the same ones in the same order.
+
+    Args:
+        module (nn.Module): on the CPU, or on one device for torch.distributed; parameters of
+            float32, bfloat16 or float16, also mixed. Parameters and buffers of rank 0 are copied
+            to all.
+        process_group (ProcessGroup, optional): Default: None, the default group.
+        bucket_cap_mb (float): size of a bucket in MiB; the first one is capped at 1.
+            Default: 25.
+        compression (str, optional): `"bf16"` or `"int8"` between hosts, two-shot with error
+            feedback. Has no use, and none is made of it, in shared memory. Default: None.
+        broadcast_buffers (bool): copy rank 0's buffers to all before each synchronised forward,
+            as DDP does. Default: True.
+        overlap (bool): reduce while backward runs. False reduces at its end: for graphs in which
+            the number of gradients that a parameter gets in one backward changes from step to
+            step (reentrant checkpoints in a changing order). Default: True.
+        shared_memory (bool, optional): True: or else raise; False: never; None: where possible.
+            Default: None.
+        check_every (int): compare the replicas after every so many synchronised steps; 0 never.
+            Default: 0.
+        timeout (float): seconds to wait for a rank on this host that runs but does not take
+            part. Default: 300.
+
+    Raises:
+        ValueError: no parameter requires a gradient, a bad argument, or ranks have different
+            modules (the message names the first parameter that differs).
+        NotImplementedError: a parameter's dtype or layout; named.
+        ShmUnavailable: shared_memory is True and cannot be had.
+
+    Example:
+        >>> model = lt.distributed.BucketedDataParallel(model)    # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        bucket_cap_mb: float = 25,
+        compression: str | None = None,
+        broadcast_buffers: bool = True,
+        overlap: bool = True,
+        shared_memory: bool | None = None,
+        check_every: int = 0,
+        timeout: float = 300.0,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        if compression is not None and compression not in KINDS:
+            raise ValueError(
+                f"BucketedDataParallel: compression must be None, 'bf16' or 'int8', "
+                f"got {compression!r}"
+            )
+        if not bucket_cap_mb > 0:
+            raise ValueError(
+                f"BucketedDataParallel: bucket_cap_mb must be positive, got {bucket_cap_mb}"
+            )
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        _check_parameters(named)
+        self.module = module
+        self.process_group = process_group
+        self.broadcast_buffers = broadcast_buffers
+        self.check_every = check_every
+        _replicas.check_same_module(module, process_group)
+        device = named[0][1].device
+        self._transport = choose_transport(
+            process_group, compression, device, timeout, shared_memory
+        )
+        _replicas.broadcast_module(module, self._transport)
+        self._reducer = Reducer(named, self._transport, bucket_cap_mb, overlap)
+        self._join: JoinState | None = None
+        self._pid = os.getpid()
+        self._sync = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module."""
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                "BucketedDataParallel: this process was forked after the wrapper was made; "
+                "wrap the module in the process that trains it"
+            )
+        training = torch.is_grad_enabled() and self._sync
+        if self._join is not None:
+            self._join.announce(training)
+        if training and self.broadcast_buffers and self._join is None:
+            _replicas.broadcast_buffers(self.module, self._transport)
+        self._reducer.sync = self._sync
+        output = self.module(*args, **kwargs)
+        if torch.is_grad_enabled():
+            self._reducer.watch(output)
+        return output
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it, backward only adds up on this rank; the first backward outside reduces all.
+
+        As in torch's DDP the forward counts too: a forward inside belongs to a backward inside.
+        """
+        before, self._sync = self._sync, False
+        self._reducer.sync = False
+        try:
+            yield
+        finally:
+            self._sync = before
+            self._reducer.sync = before
+
+    @contextmanager
+    def join(self) -> Iterator[None]:
+        """Around a loop whose length differs between ranks: those that finish first take part
+        with zeros until all have finished.
+
+        Gradients are divided by the number of all ranks throughout, as DDP does by default.
+        Buffers are not broadcast inside. Collective.
+        """
+        self._join = JoinState(self.process_group)
+        try:
+            yield
+            self._join.follow(self._reducer.reduce_nothing)
+        finally:
+            self._join = None
+
+    def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
+        """Scale the gradients so that their 2-norm is at most `max_norm`.
+
+        As `torch.nn.utils.clip_grad_norm_`, from sums that the reduction has left behind: no
+        pass to measure, and the same bits on every rank.
+
+        Args:
+            max_norm (float): of all gradients together.
+
+        Returns:
+            Tensor: the norm before, float64 of shape ().
+
+        Raises:
+            RuntimeError: no synchronised backward has just ended.
+        """
+        return self._reducer.clip(max_norm)
+
+    def check_replicas(self) -> None:
+        """Compare parameters and buffers of all ranks bit for bit; collective.
+
+        Raises:
+            RuntimeError: on every rank; names the first tensor and the ranks that differ.
+        """
+        _replicas.check_equal(self.module, self.process_group, with_buffers=self.broadcast_buffers)
+
+    @property
+    def transport(self) -> str:
+        """How buckets travel, in words."""
+        return self._transport.kind
+
+    @property
+    def step_seconds(self) -> dict[str, float]:
+        """Seconds since the start: `waiting` for other ranks, and in `communication` as a whole."""
+        return self._reducer.seconds()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own, without a prefix."""
+        return self.module.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """The module's own. With `assign` the wrapper would lose its parameters: refused."""
+        if assign:
+            raise NotImplementedError(
+                "BucketedDataParallel.load_state_dict: assign=True would replace parameters that "
+                "the buckets belong to; load before wrapping, or with assign=False"
+            )
+        return self.module.load_state_dict(state_dict, strict=strict)
+
+    def close(self) -> None:
+        """Leave; for programs that go on after training. Not collective."""
+        self._reducer.close()
+        self._transport.close()
+
+
+def _check_parameters(named: list[tuple[str, nn.Parameter]]) -> None:
+    if not named:
+        raise ValueError("BucketedDataParallel: no parameter of the module requires a gradient")
+    device = named[0][1].device
+    for name, parameter in named:
+        if parameter.dtype not in _FLOATS or parameter.layout != torch.strided:
+            raise NotImplementedError(
+                f"BucketedDataParallel: parameter {name} is {parameter.dtype}, {parameter.layout}; "
+                "supported: dense float32, bfloat16, float16"
+            )
+        if parameter.device != device:
+            raise NotImplementedError(
+                f"BucketedDataParallel: parameter {name} is on {parameter.device}, "
+                f"{named[0][0]} on {device}; supported: one device a process"
+            )
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"BucketedDataParallel: parameter {name} of a lazy module has no shape yet; run "
+                "one forward before wrapping"
+            )
