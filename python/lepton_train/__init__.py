@@ -6,7 +6,7 @@ print(report)
 """
 
 from lepton_kernels import __version__
-from lepton_train import distributed
+from lepton_train import data, distributed, metrics
 from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
@@ -22,9 +22,11 @@ __all__ = [
     "QuantizationReport",
     "__version__",
     "convert_",
+    "data",
     "distributed",
     "fuse_",
     "make_permanent_",
+    "metrics",
     "pack_",
     "prune_",
     "quantize_",
