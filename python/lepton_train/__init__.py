@@ -13,8 +13,12 @@ from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, 
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
+from lepton_train.training import EarlyStopping, Evaluation, FitResult, evaluate, fit
 
 __all__ = [
+    "EarlyStopping",
+    "Evaluation",
+    "FitResult",
     "FusionReport",
     "PackReport",
     "PruningReport",
@@ -24,6 +28,8 @@ __all__ = [
     "convert_",
     "data",
     "distributed",
+    "evaluate",
+    "fit",
     "fuse_",
     "make_permanent_",
     "metrics",
