@@ -7,6 +7,7 @@ print(report)
 
 from lepton_kernels import __version__
 from lepton_train import data, distributed, metrics
+from lepton_train.distill import Distiller
 from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
@@ -16,6 +17,7 @@ from lepton_train.sensitivity import sensitivity
 from lepton_train.training import EarlyStopping, Evaluation, FitResult, evaluate, fit
 
 __all__ = [
+    "Distiller",
     "EarlyStopping",
     "Evaluation",
     "FitResult",

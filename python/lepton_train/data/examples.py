@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,8 +13,20 @@ from torch.utils.data import Dataset
 Inputs = torch.Tensor | list[str] | dict[str, torch.Tensor]
 
 
+class BatchedDataset(Dataset[Any], ABC):
+    """A data set that gives a whole batch at once."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int] | torch.Tensor) -> Any:
+        """The examples at some places as one batch."""
+
+
 @dataclass(frozen=True)
-class Examples(Dataset[tuple[Any, torch.Tensor]]):
+class Examples(BatchedDataset):
     """Inputs with labels; a torch data set whose items are `(input, label)`.
 
     Args:
@@ -76,11 +89,14 @@ class Examples(Dataset[tuple[Any, torch.Tensor]]):
         return (self[index] for index in range(len(self)))
 
     def batch(self, indices: Sequence[int] | torch.Tensor) -> tuple[Any, torch.Tensor]:
-        """Inputs and labels of several examples at once."""
+        """Inputs and labels of several examples at once.
+
+        Tokens are cut to the longest text of the batch by their `attention_mask`.
+        """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         labels = self.labels[chosen]
         if isinstance(self.inputs, Mapping):
-            return {key: value[chosen] for key, value in self.inputs.items()}, labels
+            return _trim({key: value[chosen] for key, value in self.inputs.items()}), labels
         if isinstance(self.inputs, torch.Tensor):
             return self.inputs[chosen], labels
         return [self.inputs[index] for index in chosen.tolist()], labels
@@ -88,8 +104,12 @@ class Examples(Dataset[tuple[Any, torch.Tensor]]):
     def subset(self, indices: Iterable[int] | torch.Tensor) -> Examples:
         """The examples at some places, in that order."""
         places = indices if isinstance(indices, torch.Tensor) else list(indices)
-        inputs, labels = self.batch(places)
-        return replace(self, inputs=inputs, labels=labels)
+        chosen = torch.as_tensor(places, dtype=torch.int64)
+        if isinstance(self.inputs, Mapping):
+            inputs: Inputs = {key: value[chosen] for key, value in self.inputs.items()}
+        else:
+            inputs = self.batch(chosen)[0]
+        return replace(self, inputs=inputs, labels=self.labels[chosen])
 
     def with_inputs(self, inputs: Inputs) -> Examples:
         """The same examples with other inputs: tokens for texts, say."""
@@ -104,6 +124,21 @@ class Examples(Dataset[tuple[Any, torch.Tensor]]):
         )
         counts = torch.bincount(self.labels.reshape(-1), minlength=len(names)).tolist()
         return dict(zip(names, counts, strict=True))
+
+
+def _trim(tokens: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tokens without the columns in which every text is padding."""
+    mask = tokens.get("attention_mask")
+    if mask is None or mask.ndim != 2 or mask.numel() == 0:
+        return tokens
+    used = mask.any(0).nonzero()
+    length = int(used[-1]) + 1 if len(used) else 1
+    if length == mask.shape[1]:
+        return tokens
+    return {
+        key: value[:, :length] if value.ndim >= 2 and value.shape[1] == mask.shape[1] else value
+        for key, value in tokens.items()
+    }
 
 
 def check_labels(op: str, labels: torch.Tensor, classes: int, ignore_index: int = -100) -> None:

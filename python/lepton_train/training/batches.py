@@ -15,7 +15,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from lepton_train.data.examples import Examples
+from lepton_train.data.examples import BatchedDataset, Examples
 
 
 class Batches:
@@ -95,7 +95,7 @@ class Batches:
         order = self._order(number)
         for begin in range(skip * self.batch_size, len(order), self.batch_size):
             chosen = order[begin : begin + self.batch_size]
-            if isinstance(self.data, Examples):
+            if isinstance(self.data, BatchedDataset):
                 yield self.data.batch(chosen)
             else:
                 yield self._collate([self.data[index] for index in chosen.tolist()])
