@@ -7,8 +7,10 @@ print(report)
 
 from lepton_kernels import __version__
 from lepton_train import data, distributed, metrics
+from lepton_train.compression import compress
 from lepton_train.distill import Distiller
 from lepton_train.fuse import FusionReport, fuse_
+from lepton_train.low_precision import LowPrecisionLinear, lower_
 from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
@@ -22,17 +24,20 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "FusionReport",
+    "LowPrecisionLinear",
     "PackReport",
     "PruningReport",
     "PruningSchedule",
     "QuantizationReport",
     "__version__",
+    "compress",
     "convert_",
     "data",
     "distributed",
     "evaluate",
     "fit",
     "fuse_",
+    "lower_",
     "make_permanent_",
     "metrics",
     "pack_",

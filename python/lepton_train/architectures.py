@@ -126,7 +126,7 @@ def shallower(model: nn.Module, depth: int) -> nn.Module:
     stacks = [
         m
         for m in student.modules()
-        if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x) for x in m}) == 1
+        if isinstance(m, nn.ModuleList) and len(m) > 1 and len({type(x).__name__ for x in m}) == 1
     ]
     if not stacks:
         raise ValueError("shallower: model holds no nn.ModuleList of layers of one type")
