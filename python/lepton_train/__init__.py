@@ -9,6 +9,7 @@ from lepton_kernels import __version__
 from lepton_train import data, distributed, metrics
 from lepton_train.compression import compress
 from lepton_train.distill import Distiller
+from lepton_train.explain import Explanation, explain
 from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.low_precision import LowPrecisionLinear, lower_
 from lepton_train.pack import PackReport, pack_
@@ -22,6 +23,7 @@ __all__ = [
     "Distiller",
     "EarlyStopping",
     "Evaluation",
+    "Explanation",
     "FitResult",
     "FusionReport",
     "LowPrecisionLinear",
@@ -35,6 +37,7 @@ __all__ = [
     "data",
     "distributed",
     "evaluate",
+    "explain",
     "fit",
     "fuse_",
     "lower_",

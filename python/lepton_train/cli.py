@@ -1,4 +1,4 @@
-"""The command `lepton`: info, demo, bench."""
+"""The command `lepton`: info, demo, bench, train, eval, compress."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kernels import __version__
+from lepton_train import training_commands
 
 FAILED = 1
 BAD_ARGUMENTS = 2
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_demo(commands)
     _add_bench(commands)
+    training_commands.add(commands, _command)
     return parser
 
 
@@ -174,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, options = parser.parse_known_args(argv)
     if options and not getattr(arguments, "takes_options", False):
         parser.error(f"unrecognized arguments: {' '.join(options)}")
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     arguments.options = [option for option in options if option != "--"]
     try:
         status: int = arguments.run(arguments)

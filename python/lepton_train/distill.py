@@ -16,7 +16,7 @@ from lepton_train.data.examples import BatchedDataset
 from lepton_train.files import write_whole
 from lepton_train.training import FitResult, fit
 from lepton_train.training.batches import Batches, as_data, labelled, rows_of, to_device
-from lepton_train.training.evaluate import device_of
+from lepton_train.training.evaluation import device_of
 from lepton_train.training.outputs import Loss, call, check_range, choose_loss
 
 LABELS = ("soft", "hard", "both")

@@ -143,7 +143,8 @@ class Recipe(Strict):
         batch_size (int): of training and of the timed batch. Default: 32.
         model, data (mapping or str, optional): for the command line, which has no objects to pass;
             see `lepton_train.compression.sources`.
-        metric (str, optional): for the command line. Default: None (accuracy).
+        metric (str or mapping of names to weights, optional): for the command line. Default: None
+            (accuracy, or mean squared error for numbers).
 
     Raises:
         ValueError: a key or kind is unknown (with the nearest known), a value is out of range, or
@@ -161,7 +162,7 @@ class Recipe(Strict):
     batch_size: int = Field(32, ge=1)
     model: dict[str, Any] | str | None = None
     data: dict[str, Any] | str | None = None
-    metric: str | None = None
+    metric: str | dict[str, float] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from torch import nn
 
 from lepton_train import metrics as metrics_
 from lepton_train.metrics import Metric
-from lepton_train.training import evaluate
+from lepton_train.training.evaluation import evaluate
 
 
 class Score:
@@ -31,7 +31,7 @@ class Score:
         self.name = metrics_.name_of(metric)
         self.higher = metrics_.higher_is_better(metric)
         standard = isinstance(metric, str | metrics_.WeightedMetric) or self.name in metrics_.NAMES
-        self.metric: Any = metrics_.get(metric)
+        self.metric: Callable[..., float] = metrics_.get(metric)
         self.standard = standard
         self._batch_size = batch_size
 

@@ -23,7 +23,7 @@ from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.training import fit
 from lepton_train.training.batches import Batches, labelled, to_device
-from lepton_train.training.evaluate import device_of
+from lepton_train.training.evaluation import device_of
 from lepton_train.training.outputs import call, choose_loss
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}

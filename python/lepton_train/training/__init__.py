@@ -1,7 +1,7 @@
 """The training loop and its parts, and evaluation."""
 
 from lepton_train.training.early_stopping import EarlyStopping
-from lepton_train.training.evaluate import Evaluation, evaluate
+from lepton_train.training.evaluation import Evaluation, evaluate
 from lepton_train.training.loop import fit
 from lepton_train.training.result import FitResult
 

@@ -21,7 +21,7 @@ from lepton_train.progress import Progress
 from lepton_train.training import checkpoint as checkpoint_
 from lepton_train.training.batches import Batches, labelled, rows_of, to_device
 from lepton_train.training.early_stopping import Best
-from lepton_train.training.evaluate import as_metrics, predict
+from lepton_train.training.evaluation import as_metrics, predict
 from lepton_train.training.learning_rate import LearningRate
 from lepton_train.training.optimizers import make_optimizer
 from lepton_train.training.outputs import call, check_range, choose_loss

@@ -1,0 +1,221 @@
+"""The commands `lepton train`, `lepton eval` and `lepton compress`."""
+
+from __future__ import annotations
+
+import argparse
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_MODEL = "image_cnn, text_classifier, or package.module:function"
+_DATA = "mnist, digits, fashion_mnist, movie_reviews, or a path: .csv, .jsonl, folder of classes"
+
+
+def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands to the parser of `lepton`.
+
+    Args:
+        commands (any): what `add_subparsers` gave.
+        command (callable): `command(commands, name, text, example)` makes a parser.
+    """
+    _add_train(commands, command)
+    _add_eval(commands, command)
+    _add_compress(commands, command)
+
+
+def _add_task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, metavar="NAME", help=_MODEL)
+    parser.add_argument("--data", required=True, metavar="NAME", help=_DATA)
+    parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="(default: 32)")
+
+
+def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = command(
+        commands,
+        "train",
+        "Train a model on data and keep its checkpoints.",
+        "lepton train --model image_cnn --data mnist --epochs 3 --out run/ --processes 2",
+    )
+    _add_task(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints, card, curves")
+    parser.add_argument("--epochs", type=_count, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate")
+    parser.add_argument("--optimizer", default="adamw", metavar="NAME", help="(default: adamw)")
+    parser.add_argument("--schedule", default="cosine", metavar="NAME", help="(default: cosine)")
+    parser.add_argument("--precision", default="fp32", metavar="NAME", help="fp32, bf16 or fp16")
+    parser.add_argument("--clip-norm", type=float, metavar="NORM", help="largest gradient norm")
+    parser.add_argument("--early-stopping", type=int, metavar="EPOCHS", help="patience")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="may be given several times"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    parser.add_argument(
+        "--processes", type=_count, default=1, metavar="N", help="on this machine (default: 1)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
+    parser.set_defaults(run=_train)
+
+
+def _add_eval(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = command(
+        commands,
+        "eval",
+        "Evaluate a trained model: scores, latency, size, confusion matrix.",
+        "lepton eval --model image_cnn --data mnist --weights run/best.pt --metric f1_macro",
+    )
+    _add_task(parser)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of a training")
+    parser.add_argument("--part", choices=("train", "val", "test"), default="test")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="may be given several times"
+    )
+    parser.add_argument("--out", metavar="DIR", help="write eval.json and confusion.png into DIR")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
+    parser.set_defaults(run=_eval)
+
+
+def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
+    parser = command(
+        commands,
+        "compress",
+        "Run a whole chain of training and compression from one recipe.",
+        "lepton compress --recipe python/recipes/digits.yaml --out small/",
+    )
+    parser.add_argument(
+        "--recipe", required=True, metavar="FILE", help="YAML: see docs/training.md"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint to begin with")
+    parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
+    parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
+    parser.add_argument("--rounds", type=_count, default=15, metavar="N", help="timed calls (15)")
+    parser.add_argument("--out", metavar="DIR", help="report.json, report.png, model.safetensors")
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
+    parser.set_defaults(run=_compress)
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _task(arguments: argparse.Namespace, weights: str | None = None) -> Any:
+    from lepton_train.compression.sources import DATA_KEYS, load_task, specification
+
+    data = specification("data", arguments.data, DATA_KEYS)
+    if arguments.limit:
+        data["limit"] = arguments.limit
+    model = {"name": arguments.model, "seed": getattr(arguments, "seed", 0)}
+    return load_task(model, data, weights)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from lepton_train.launch import inside_launch, launch
+
+    if arguments.processes > 1 and not inside_launch():
+        script = Path(sysconfig.get_path("scripts")) / "lepton"
+        return 1 if launch([str(script), *arguments.argv], arguments.processes) else 0
+    from lepton_train.data import data_card
+    from lepton_train.files import write_json
+    from lepton_train.packages import require
+    from lepton_train.training import fit
+    from lepton_train.training.processes import Processes
+
+    require("matplotlib", "lepton train")
+    here = Processes.here(None)
+    task = _task(arguments)
+    out = Path(arguments.out)
+    card = data_card(task.data)
+    if here.rank == 0:
+        print(card)
+        write_json(out / "data_card.json", card.to_dict())
+    result = fit(
+        task.model,
+        task.data.train,
+        task.data.val,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        optimizer=arguments.optimizer,
+        schedule=arguments.schedule,
+        warmup=0.1,
+        precision=arguments.precision,
+        clip_norm=arguments.clip_norm,
+        early_stopping=arguments.early_stopping,
+        metrics=arguments.metric,
+        checkpoint=out,
+        resume=arguments.resume,
+        seed=arguments.seed,
+    )
+    if here.rank == 0:
+        print(result)
+        print(f"wrote {result.checkpoint}")
+        print(f"wrote {result.plot(out / 'curves.png')}")
+        report = {"data": card.to_dict(), "processes": here.world, **result.to_dict()}
+        print(f"wrote {write_json(arguments.json or out / 'train.json', report)}")
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from lepton_train.files import write_json
+    from lepton_train.packages import require
+    from lepton_train.training import evaluate
+
+    if arguments.out:
+        require("matplotlib", "lepton eval --out")
+    task = _task(arguments, arguments.weights)
+    part = task.data.parts[arguments.part]
+    result = evaluate(
+        task.model.eval(),
+        part,
+        metrics=arguments.metric,
+        batch_size=arguments.batch_size,
+        latency=True,
+    )
+    print(result)
+    report = {"data": part.name, "part": arguments.part, **result.to_dict()}
+    if arguments.json:
+        print(f"wrote {write_json(arguments.json, report)}")
+    if arguments.out:
+        out = Path(arguments.out)
+        print(f"wrote {write_json(out / 'eval.json', report)}")
+        if result.confusion:
+            print(f"wrote {result.plot_confusion(out / 'confusion.png', part.classes)}")
+    return 0
+
+
+def _compress(arguments: argparse.Namespace) -> int:
+    from lepton_train.packages import require
+
+    require("pydantic", "lepton compress")
+    require("yaml", "lepton compress", "pyyaml")
+    if arguments.out:
+        require("matplotlib", "lepton compress --out")
+    from lepton_train.compression.run_recipe import run_recipe
+    from lepton_train.files import write_json
+
+    model, report = run_recipe(
+        arguments.recipe,
+        weights=arguments.weights,
+        seed=arguments.seed,
+        limit=arguments.limit,
+        rounds=arguments.rounds,
+    )
+    print(report)
+    if arguments.json:
+        print(f"wrote {write_json(arguments.json, report.to_dict())}")
+    if arguments.out:
+        from lepton_train.compression.run_recipe import save_weights
+
+        out = Path(arguments.out)
+        print(f"wrote {write_json(out / 'report.json', report.to_dict())}")
+        print(f"wrote {report.plot(out / 'report.png')}")
+        print(f"wrote {save_weights(model, out / 'model.safetensors')}")
+    return 0

