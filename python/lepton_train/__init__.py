@@ -6,25 +6,40 @@ print(report)
 """
 
 from lepton_kernels import __version__
-from lepton_train import distributed
+from lepton_train import data, distributed, metrics
+from lepton_train.compression import compress
+from lepton_train.distill import Distiller
 from lepton_train.fuse import FusionReport, fuse_
+from lepton_train.low_precision import LowPrecisionLinear, lower_
 from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
+from lepton_train.training import EarlyStopping, Evaluation, FitResult, evaluate, fit
 
 __all__ = [
+    "Distiller",
+    "EarlyStopping",
+    "Evaluation",
+    "FitResult",
     "FusionReport",
+    "LowPrecisionLinear",
     "PackReport",
     "PruningReport",
     "PruningSchedule",
     "QuantizationReport",
     "__version__",
+    "compress",
     "convert_",
+    "data",
     "distributed",
+    "evaluate",
+    "fit",
     "fuse_",
+    "lower_",
     "make_permanent_",
+    "metrics",
     "pack_",
     "prune_",
     "quantize_",
