@@ -5,6 +5,11 @@ report = lt.quantize_(model, "dynamic", exclude="lm_head")
 print(report)
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lepton_kernels import __version__
 from lepton_train import distributed
 from lepton_train.fuse import FusionReport, fuse_
@@ -14,6 +19,20 @@ from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
 
+if TYPE_CHECKING:
+    from lepton_train import bundle
+
+# Parts that need more than torch, imported at first use.
+_LATER = frozenset(("bundle",))
+
+
+def __getattr__(name: str) -> Any:
+    """Import `lt.bundle` when it is first asked for."""
+    if name in _LATER:
+        return importlib.import_module(f"lepton_train.{name}")
+    raise AttributeError(f"module 'lepton_train' has no attribute {name!r}")
+
+
 __all__ = [
     "FusionReport",
     "PackReport",
@@ -21,6 +40,7 @@ __all__ = [
     "PruningSchedule",
     "QuantizationReport",
     "__version__",
+    "bundle",
     "convert_",
     "distributed",
     "fuse_",
