@@ -8,7 +8,9 @@ model = lt.bundle.load("model")
 
 from lepton_train.bundle.architecture import register_builder
 from lepton_train.bundle.errors import BundleError
+from lepton_train.bundle.huggingface_export import export_huggingface
 from lepton_train.bundle.manifest import SCHEMA_VERSION, Feature, Manifest, Metadata, Metric
+from lepton_train.bundle.onnx_export import OnnxReport, export_onnx
 from lepton_train.bundle.store import (
     Verification,
     load,
@@ -26,7 +28,10 @@ __all__ = [
     "Manifest",
     "Metadata",
     "Metric",
+    "OnnxReport",
     "Verification",
+    "export_huggingface",
+    "export_onnx",
     "load",
     "read_manifest",
     "register_builder",
