@@ -11,13 +11,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lepton_kernels import __version__
-from lepton_train import distributed
+from lepton_train import data, distributed, metrics
+from lepton_train.distill import Distiller
 from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
+from lepton_train.training import EarlyStopping, Evaluation, FitResult, evaluate, fit
 
 if TYPE_CHECKING:
     from lepton_train import bundle
@@ -34,6 +36,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Distiller",
+    "EarlyStopping",
+    "Evaluation",
+    "FitResult",
     "FusionReport",
     "PackReport",
     "PruningReport",
@@ -42,9 +48,13 @@ __all__ = [
     "__version__",
     "bundle",
     "convert_",
+    "data",
     "distributed",
+    "evaluate",
+    "fit",
     "fuse_",
     "make_permanent_",
+    "metrics",
     "pack_",
     "prune_",
     "quantize_",
