@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lepton_kernels import __version__
-from lepton_train import data, distributed, metrics
+from lepton_train import data, distributed, federated, metrics
 from lepton_train.distill import Distiller
 from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.pack import PackReport, pack_
@@ -51,6 +51,7 @@ __all__ = [
     "data",
     "distributed",
     "evaluate",
+    "federated",
     "fit",
     "fuse_",
     "make_permanent_",
