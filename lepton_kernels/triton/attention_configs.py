@@ -1,0 +1,46 @@
+"""Named configurations of the attention kernels, and which one a call gets.
+
+The choice depends on dtype, head dimension and options alone, never on a timing: the same inputs
+give the same bits in every run. Each configuration compiles without spills on sm_80, sm_90 and
+sm_100 (`aot_cases`, checked by the ahead-of-time gate).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """Rows of queries and keys of a tile, warps of a program, depth of the pipeline."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+# By the padded head dimension.
+FORWARD_16_BIT = {
+    64: Tile(128, 64, 4, 3),
+    128: Tile(128, 64, 8, 2),
+    256: Tile(64, 32, 8, 2),
+}
+QUERY_16_BIT = {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)}
+KEY_16_BIT = {64: Tile(64, 64, 4, 2), 128: Tile(32, 64, 8, 2), 256: Tile(32, 32, 8, 1)}
+FLOAT32 = {64: Tile(32, 32, 4, 1), 128: Tile(32, 32, 8, 1), 256: Tile(16, 16, 8, 1)}
+TABLES = {"forward": FORWARD_16_BIT, "query": QUERY_16_BIT, "key": KEY_16_BIT, "bias": QUERY_16_BIT}
+
+
+def padded(dim: int) -> int:
+    """A power of two, at least 16, as tiles have it."""
+    return max(16, 1 << max(dim - 1, 0).bit_length())
+
+
+def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
+    """The configuration of `kernel` ("forward", "query", "key" or "bias") for a call."""
+    table = FLOAT32 if dtype == torch.float32 else TABLES[kernel]
+    width = max(padded(head_dim), padded(value_dim), 64)
+    return table[width]
