@@ -6,3 +6,5 @@ the ops; it also works without a GPU, to compile the kernels ahead of time.
 """
 
 from lepton_kernels.triton import attention
+
+__all__ = ["attention"]

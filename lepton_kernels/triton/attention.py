@@ -179,10 +179,27 @@ class _Call:
             "SOFTCAP": self.softcap > 0,
             "ALIBI": self.alibi_slopes is not None,
             "DROPOUT": self.dropout_p > 0 and self.rng_state is not None,
+            "ONE_LOOP": self.demanding,
             "PRECISION": precision(self.query.dtype),
             "num_warps": tile.num_warps,
             "num_stages": tile.num_stages,
         }
+
+    @property
+    def demanding(self) -> bool:
+        """Whether options take so many registers that tiles are smaller, and always masked."""
+        return (
+            self.window_left >= 0
+            or self.softcap > 0
+            or self.bias is not None
+            or self.alibi_slopes is not None
+            or self.dropout_p > 0
+        )
+
+    def tile(self, kernel: str) -> Tile:
+        return choose(
+            kernel, self.query.dtype, self.query.shape[3], self.value.shape[3], self.demanding
+        )
 
     @property
     def bias_kind(self) -> int:
@@ -255,7 +272,7 @@ def attention_forward(
         query, key, value, bias, alibi_slopes, cu_seqlens_q, cu_seqlens_k, rng_state,
         scale, window_left, window_right, bottom_right, softcap, dropout_p,
     )  # fmt: skip
-    batch, length, heads, head_dim = query.shape
+    batch, length, heads, _ = query.shape
     shape, rows = (batch, length, heads, value.shape[3]), (batch, heads, length)
     if call.varlen:  # rows behind the last sequence
         out = query.new_zeros(shape)
@@ -265,7 +282,7 @@ def attention_forward(
         lse = query.new_empty(rows, dtype=torch.float32)
     if batch * heads * length == 0 or call.no_sequences():
         return out, lse
-    tile = tile or choose("forward", query.dtype, head_dim, value.shape[3])
+    tile = tile or call.tile("forward")
     tiles, row_tiles = call.tile_tensors(False, tile.block_m)
     launch.wrap(attention_forward_kernel)[(row_tiles * heads * batch,)](
         **call.tensors(),
@@ -333,7 +350,7 @@ def attention_backward(
     )  # fmt: skip
     allocate = torch.Tensor.new_zeros if call.varlen else torch.Tensor.new_empty
     grad_query, grad_key, grad_value = (allocate(t, t.shape) for t in (query, key, value))
-    batch, length, heads, head_dim = query.shape
+    batch, length, heads, _ = query.shape
     value_dim, key_heads = value.shape[3], key.shape[2]
     out, grad_out, lse = out.contiguous(), dense_rows(grad_out), lse.contiguous()
     delta = torch.empty_like(lse)
@@ -341,8 +358,8 @@ def attention_backward(
         f"stride_g_{name}": grad_out.stride(dim)
         for dim, name in enumerate(("batch", "row", "head"))
     }
-    query_tile = query_tile or choose("query", query.dtype, head_dim, value_dim)
-    key_tile = key_tile or choose("key", query.dtype, head_dim, value_dim)
+    query_tile = query_tile or call.tile("query")
+    key_tile = key_tile or call.tile("key")
     if batch * heads * length > 0:
         row_tiles = triton.cdiv(length, 32)
         launch.wrap(attention_delta_kernel)[(row_tiles * heads * batch,)](
@@ -409,9 +426,9 @@ def _bias_gradient(
 ) -> torch.Tensor:
     bias = call.bias
     assert bias is not None
-    batch, length, heads, head_dim = call.query.shape
+    batch, length, heads, _ = call.query.shape
     columns = call.key.shape[1]
-    tile = choose("bias", call.query.dtype, head_dim, call.value.shape[3])
+    tile = call.tile("bias")
     whole = (batch, heads, length, columns)
     # A size of 1 may be the whole of a dimension; summing over it is then the same.
     every = [size == 1 for size in bias.shape]
@@ -428,6 +445,7 @@ def _bias_gradient(
         dtype=torch.float32,
     )
     options = call.options(tile)
+    del options["ONE_LOOP"]
     launch.wrap(attention_backward_bias_kernel)[
         (key_tiles * row_tiles * bias.shape[1] * bias.shape[0],)
     ](

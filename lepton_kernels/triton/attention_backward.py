@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Kernels are in Triton's language, which has other types than Python.
 """Kernels of the attention backward. No atomics: each result is summed in one program, in order.
 
 `delta` is rowsum(grad_out * out) - grad_lse, after Dao, "FlashAttention-2", 2023. Gradients of
@@ -97,7 +99,8 @@ def attention_backward_query_kernel(
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, VARLEN: tl.constexpr,
     BOTTOM_RIGHT: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, ONE_LOOP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid: (row tiles * heads * batch,); grad_query (B, L, H, D) is dense."""
     program = tl.program_id(0).to(tl.int64)
@@ -142,24 +145,19 @@ def attention_backward_query_kernel(
 
     grad_q = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     last_row = tl.minimum(first_row + BLOCK_M, q_len) - 1
-    begin, full_begin, full_end, end = key_range(
+    begin, full_end, end = key_range(
         first_row, last_row, k_len, shift, window_left, window_right, LEFT, RIGHT, BLOCK_N
     )
-    if LEFT:
+    if ONE_LOOP:
+        full_end = begin
+    else:
         grad_q = _query_steps(
             grad_q, q, g, lse2, delta_rows, key_base, value_base, stride_k_row, stride_v_row,
-            bias_base, stride_bias_row, stride_bias_col, rng_state, plane, rows, begin, full_begin,
+            bias_base, stride_bias_row, stride_bias_col, rng_state, plane, rows, begin, full_end,
             q_len, k_len, shift, score_scale, cap, slope, window_left, window_right,
             dropout_below, dropout_scale, HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D,
-            BLOCK_DV, True, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
+            BLOCK_DV, False, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
         )  # fmt: skip
-    grad_q = _query_steps(
-        grad_q, q, g, lse2, delta_rows, key_base, value_base, stride_k_row, stride_v_row,
-        bias_base, stride_bias_row, stride_bias_col, rng_state, plane, rows, full_begin, full_end,
-        q_len, k_len, shift, score_scale, cap, slope, window_left, window_right,
-        dropout_below, dropout_scale, HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D,
-        BLOCK_DV, False, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
-    )  # fmt: skip
     grad_q = _query_steps(
         grad_q, q, g, lse2, delta_rows, key_base, value_base, stride_k_row, stride_v_row,
         bias_base, stride_bias_row, stride_bias_col, rng_state, plane, rows, full_end, end,
@@ -186,8 +184,9 @@ def _key_steps(
     cols = first_col + tl.arange(0, BLOCK_N)
     for first_row in range(begin, end, BLOCK_M):
         rows = first_row + tl.arange(0, BLOCK_M)
-        q = load_rows(q_base, rows, stride_q_row, q_len, HEAD_DIM, BLOCK_D, not MASKED)
-        g = load_rows(g_base, rows, stride_g_row, q_len, VALUE_DIM, BLOCK_DV, not MASKED)
+        # Rows behind the last are zero, and add nothing also where their scores are not masked.
+        q = load_rows(q_base, rows, stride_q_row, q_len, HEAD_DIM, BLOCK_D, False)
+        g = load_rows(g_base, rows, stride_g_row, q_len, VALUE_DIM, BLOCK_DV, False)
         lse2 = row_values(lse_base, rows, q_len, LOG2E)
         delta_rows = row_values(delta_base, rows, q_len, 1.0)
         products = tl.dot(k, tl.trans(q), input_precision=PRECISION)
@@ -226,7 +225,8 @@ def attention_backward_key_kernel(
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, VARLEN: tl.constexpr,
     BOTTOM_RIGHT: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr,
-    ALIBI: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    ALIBI: tl.constexpr, BIAS: tl.constexpr, DROPOUT: tl.constexpr, ONE_LOOP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid: (key tiles * key heads * batch,); grad_key and grad_value are dense."""
     program = tl.program_id(0).to(tl.int64)
@@ -260,9 +260,11 @@ def attention_backward_key_kernel(
     grad_k = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     grad_v = tl.zeros((BLOCK_N, BLOCK_DV), tl.float32)
     last_col = tl.minimum(first_col + BLOCK_N, k_len) - 1
-    begin, full_begin, full_end, end = query_range(
+    begin, full_begin, end = query_range(
         first_col, last_col, q_len, shift, window_left, window_right, LEFT, RIGHT, BLOCK_M
     )
+    if ONE_LOOP:
+        full_begin = end
     for member in range(0, group):
         head = key_head * group + member
         q_base = query + batch * stride_q_batch + row_begin * stride_q_row + head * stride_q_head
@@ -273,7 +275,7 @@ def attention_backward_key_kernel(
         slope = 0.0
         if ALIBI:
             slope = tl.load(alibi_slopes + sequence * stride_alibi_batch + head) * LOG2E
-        if RIGHT:
+        if ONE_LOOP or RIGHT:
             grad_k, grad_v = _key_steps(
                 grad_k, grad_v, k, v, q_base, g_base, stride_q_row, stride_g_row, lse + row_base,
                 delta + row_base, bias_base, stride_bias_row, stride_bias_col, rng_state, plane,
@@ -282,22 +284,15 @@ def attention_backward_key_kernel(
                 BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, True, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS,
                 DROPOUT, PRECISION,
             )  # fmt: skip
-        grad_k, grad_v = _key_steps(
-            grad_k, grad_v, k, v, q_base, g_base, stride_q_row, stride_g_row, lse + row_base,
-            delta + row_base, bias_base, stride_bias_row, stride_bias_col, rng_state, plane,
-            first_col, full_begin, full_end, q_len, k_len, shift, score_scale, cap, slope,
-            window_left, window_right, dropout_below, dropout_scale, HEAD_DIM, VALUE_DIM,
-            BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS,
-            DROPOUT, PRECISION,
-        )  # fmt: skip
-        grad_k, grad_v = _key_steps(
-            grad_k, grad_v, k, v, q_base, g_base, stride_q_row, stride_g_row, lse + row_base,
-            delta + row_base, bias_base, stride_bias_row, stride_bias_col, rng_state, plane,
-            first_col, full_end, end, q_len, k_len, shift, score_scale, cap, slope,
-            window_left, window_right, dropout_below, dropout_scale, HEAD_DIM, VALUE_DIM,
-            BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, True, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS,
-            DROPOUT, PRECISION,
-        )  # fmt: skip
+        if not ONE_LOOP:
+            grad_k, grad_v = _key_steps(
+                grad_k, grad_v, k, v, q_base, g_base, stride_q_row, stride_g_row, lse + row_base,
+                delta + row_base, bias_base, stride_bias_row, stride_bias_col, rng_state, plane,
+                first_col, full_begin, end, q_len, k_len, shift, score_scale, cap, slope,
+                window_left, window_right, dropout_below, dropout_scale, HEAD_DIM, VALUE_DIM,
+                BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS,
+                DROPOUT, PRECISION,
+            )  # fmt: skip
     gk_base = grad_key + batch * stride_gk_batch + key_begin * stride_gk_row + key_head * HEAD_DIM
     gv_base = (
         grad_value + batch * stride_gv_batch + key_begin * stride_gv_row + key_head * VALUE_DIM

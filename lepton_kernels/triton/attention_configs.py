@@ -22,16 +22,20 @@ class Tile:
     num_stages: int
 
 
-# By the padded head dimension.
-FORWARD_16_BIT = {
-    64: Tile(128, 64, 4, 3),
-    128: Tile(128, 64, 8, 2),
-    256: Tile(64, 32, 8, 2),
+# By kernel, then by the padded head dimension.
+FAST = {
+    "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 64, 8, 2), 256: Tile(64, 32, 8, 2)},
+    "query": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)},
+    "key": {64: Tile(64, 64, 4, 2), 128: Tile(32, 64, 8, 2), 256: Tile(32, 32, 8, 1)},
 }
-QUERY_16_BIT = {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)}
-KEY_16_BIT = {64: Tile(64, 64, 4, 2), 128: Tile(32, 64, 8, 2), 256: Tile(32, 32, 8, 1)}
-FLOAT32 = {64: Tile(32, 32, 4, 1), 128: Tile(32, 32, 8, 1), 256: Tile(16, 16, 8, 1)}
-TABLES = {"forward": FORWARD_16_BIT, "query": QUERY_16_BIT, "key": KEY_16_BIT, "bias": QUERY_16_BIT}
+# With options that take registers: window, softcap, ALiBi, bias, dropout.
+DEMANDING = {
+    "forward": {64: Tile(64, 32, 4, 2), 128: Tile(64, 32, 8, 1), 256: Tile(64, 16, 8, 1)},
+    "query": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(64, 16, 8, 1)},
+    "key": {64: Tile(32, 64, 8, 1), 128: Tile(32, 64, 8, 1), 256: Tile(16, 64, 8, 1)},
+    "bias": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(64, 32, 8, 1)},
+}
+FLOAT32 = {64: Tile(32, 32, 8, 1), 128: Tile(32, 16, 8, 1), 256: Tile(16, 16, 8, 1)}
 
 
 def padded(dim: int) -> int:
@@ -39,8 +43,9 @@ def padded(dim: int) -> int:
     return max(16, 1 << max(dim - 1, 0).bit_length())
 
 
-def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int) -> Tile:
+def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int, demanding: bool) -> Tile:
     """The configuration of `kernel` ("forward", "query", "key" or "bias") for a call."""
-    table = FLOAT32 if dtype == torch.float32 else TABLES[kernel]
     width = max(padded(head_dim), padded(value_dim), 64)
-    return table[width]
+    if dtype == torch.float32:
+        return FLOAT32[width]
+    return (DEMANDING if demanding else FAST)[kernel][width]

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Kernels are in Triton's language, which has other types than Python.
 """Kernel of the attention forward: one program per block of queries and head.
 
 Online softmax after Milakov and Gimelshein, 2018; tiling after Dao, "FlashAttention-2", 2023.
@@ -68,7 +70,7 @@ def attention_forward_kernel(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, VARLEN: tl.constexpr,
     BOTTOM_RIGHT: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, SOFTCAP: tl.constexpr,
     ALIBI: tl.constexpr, BIAS: tl.constexpr, SINKS: tl.constexpr, DROPOUT: tl.constexpr,
-    PRECISION: tl.constexpr,
+    ONE_LOOP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Grid: (row tiles * heads * batch,); out (B, L, H, Dv) and lse (B, H, L) are dense."""
     program = tl.program_id(0).to(tl.int64)
@@ -115,24 +117,19 @@ def attention_forward_kernel(
         total += tl.where(sink == float("-inf"), 0.0, 1.0)
     acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
     last_row = tl.minimum(first_row + BLOCK_M, q_len) - 1
-    begin, full_begin, full_end, end = key_range(
+    begin, full_end, end = key_range(
         first_row, last_row, k_len, shift, window_left, window_right, LEFT, RIGHT, BLOCK_N
     )
-    if LEFT:
+    if ONE_LOOP:
+        full_end = begin
+    else:
         acc, peak, total = _attend(
             acc, peak, total, q, key_base, value_base, stride_k_row, stride_v_row, bias_base,
-            stride_bias_row, stride_bias_col, rng_state, plane, rows, begin, full_begin,
+            stride_bias_row, stride_bias_col, rng_state, plane, rows, begin, full_end,
             q_len, k_len, shift, score_scale, cap, slope, window_left, window_right, dropout_below,
-            HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, True, LEFT, RIGHT,
+            HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, LEFT, RIGHT,
             SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
         )  # fmt: skip
-    acc, peak, total = _attend(
-        acc, peak, total, q, key_base, value_base, stride_k_row, stride_v_row, bias_base,
-        stride_bias_row, stride_bias_col, rng_state, plane, rows, full_begin, full_end,
-        q_len, k_len, shift, score_scale, cap, slope, window_left, window_right, dropout_below,
-        HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, LEFT, RIGHT,
-        SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
-    )  # fmt: skip
     acc, peak, total = _attend(
         acc, peak, total, q, key_base, value_base, stride_k_row, stride_v_row, bias_base,
         stride_bias_row, stride_bias_col, rng_state, plane, rows, full_end, end,

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# Kernels are in Triton's language, which has other types than Python.
 """What the attention kernels share: tiles in and out, scores with masks, dropout, the key range.
 
 Scores are kept in log2 units, so that a probability is exp2(score - log-sum-exp / ln 2). `rows`
@@ -127,25 +129,20 @@ def key_range(
     first, last, k_len, shift, window_left, window_right,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Bounds (begin, full_begin, full_end, end) of the keys that queries first to last see.
+    """Bounds (begin, full_end, end) of the keys that queries first to last see.
 
-    Blocks of keys from full_begin to full_end need no mask; those before and behind do.
+    Without LEFT the blocks from begin to full_end need no mask.
     """
     begin = 0
-    full_begin = 0
     end = k_len
     full_end = k_len
     if LEFT:
         begin = tl.maximum(first + shift - window_left, 0) // BLOCK * BLOCK
-        full_begin = (tl.maximum(last + shift - window_left, 0) + BLOCK - 1) // BLOCK * BLOCK
     if RIGHT:
         end = tl.minimum(k_len, last + shift + window_right + 1)
         full_end = tl.minimum(k_len, first + shift + window_right + 1)
     full_end = tl.maximum(full_end, 0) // BLOCK * BLOCK
-    empty = full_begin >= full_end
-    full_begin = tl.where(empty, begin, full_begin)
-    full_end = tl.where(empty, begin, full_end)
-    return begin, full_begin, full_end, end
+    return begin, full_end, end
 
 
 @triton.jit
@@ -153,22 +150,19 @@ def query_range(
     first, last, q_len, shift, window_left, window_right,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Bounds (begin, full_begin, full_end, end) of the queries that see keys first to last."""
+    """Bounds (begin, full_begin, end) of the queries that see keys first to last.
+
+    Without LEFT the blocks from full_begin to end need no mask.
+    """
     begin = 0
     full_begin = 0
     end = q_len
-    full_end = q_len
     if RIGHT:
         begin = tl.maximum(first - shift - window_right, 0) // BLOCK * BLOCK
         full_begin = (tl.maximum(last - shift - window_right, 0) + BLOCK - 1) // BLOCK * BLOCK
     if LEFT:
         end = tl.minimum(q_len, last - shift + window_left + 1)
-        full_end = tl.minimum(q_len, first - shift + window_left + 1)
-    full_end = tl.maximum(full_end, 0) // BLOCK * BLOCK
-    empty = full_begin >= full_end
-    full_begin = tl.where(empty, begin, full_begin)
-    full_end = tl.where(empty, begin, full_end)
-    return begin, full_begin, full_end, end
+    return begin, tl.minimum(full_begin, tl.maximum(end, begin)), end
 
 
 @triton.jit
