@@ -49,3 +49,19 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int, deman
     if dtype == torch.float32:
         return FLOAT32[width]
     return (DEMANDING if demanding else FAST)[kernel][width]
+
+
+# By the number of queries and heads that share a key, then by the padded head dimension.
+CACHED = {
+    16: {64: Tile(16, 64, 4, 3), 128: Tile(16, 64, 4, 2), 256: Tile(16, 32, 4, 2)},
+    64: {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 1), 256: Tile(64, 32, 8, 1)},
+}
+CACHED_FLOAT32 = {64: Tile(16, 32, 4, 1), 128: Tile(16, 32, 8, 1), 256: Tile(16, 16, 8, 1)}
+
+
+def cached_tile(dtype: torch.dtype, head_dim: int, value_dim: int, rows: int) -> Tile:
+    """The configuration of attention over a cache; `rows` queries and heads share a key."""
+    width = max(padded(head_dim), padded(value_dim), 64)
+    if dtype == torch.float32:
+        return CACHED_FLOAT32[width]
+    return CACHED[16 if rows <= 16 else 64][width]
