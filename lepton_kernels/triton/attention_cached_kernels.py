@@ -20,9 +20,9 @@ def _places(physical, inside, block_table_row, page, pages, cache_batch, PAGED: 
     if PAGED:
         entry = tl.load(block_table_row + physical // page, mask=inside, other=0)
         inside = inside & (entry >= 0) & (entry < pages)
-        return entry.to(tl.int64), (physical % page).to(tl.int64), inside
+        return entry, physical % page, inside
     else:
-        return cache_batch + physical.to(tl.int64) * 0, physical.to(tl.int64), inside
+        return cache_batch + physical * 0, physical, inside
 
 
 @triton.jit
@@ -111,6 +111,7 @@ def attention_cached_kernel(
         place, row, inside = _places(
             start + cols, cols < k_len, block_table_row, page, pages, cache_batch, PAGED
         )
+        place, row = place.to(tl.int64), row.to(tl.int64)
         k_at = key + place * stride_k_batch + row * stride_k_row + key_head * stride_k_head
         k_mask = inside[:, None] & (dims[None, :] < HEAD_DIM)
         k = tl.load(k_at[:, None] + dims[None, :], mask=k_mask, other=0).to(q.dtype)
