@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -17,6 +18,7 @@ from lepton_kernels._version import __version__
 
 LIBRARY = _library.load()
 BACKENDS = ("reference", "cpu", "cuda", "triton")
+_NAMESPACES = {"reference": _dispatch.REFERENCE_NAMESPACE, "triton": _dispatch.TRITON_NAMESPACE}
 _forced_backend: str | None = None
 
 
@@ -86,7 +88,25 @@ def force_isa(name: str | None) -> _Restore:
 
 
 def _available_backends() -> list[str]:
-    return ["reference", *(["cpu"] if LIBRARY is not None else [])]
+    return [
+        "reference",
+        *(["cpu"] if LIBRARY is not None else []),
+        *(["triton"] if _triton_present() else []),
+    ]
+
+
+def _triton_present() -> bool:
+    """Whether Triton kernels can run: on a GPU, or in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+    return interpreted or (torch.version.cuda is not None and torch.cuda.is_available())
+
+
+def register_triton() -> None:
+    """Register the Triton kernels where they can run."""
+    if _triton_present():
+        importlib.import_module("lepton_kernels.triton")
 
 
 def force_backend(name: str | None) -> _Restore:
@@ -116,14 +136,13 @@ def force_backend(name: str | None) -> _Restore:
         raise ValueError(
             f"force_backend: {kind} backend {name!r}; present in this installation: "
             f"{', '.join(available)}"
+            + ("; triton needs a CUDA GPU, or TRITON_INTERPRET=1" if name == "triton" else "")
         )
     before = _forced_backend
 
     def apply(choice: str | None) -> None:
         global _forced_backend
-        _dispatch.select_namespace(
-            _dispatch.REFERENCE_NAMESPACE if choice == "reference" else _dispatch.NAMESPACE
-        )
+        _dispatch.select_namespace(_NAMESPACES.get(choice or "", _dispatch.NAMESPACE))
         _forced_backend = choice
 
     apply(name)
@@ -180,6 +199,8 @@ def _op_names() -> list[str]:
 def _serving_library(op: str) -> str:
     if _forced_backend == "reference":
         return "reference"
+    if _forced_backend == "triton":
+        return "triton" if _dispatch.has_triton(op) else "absent"
     has_cpu = torch._C._dispatch_has_kernel_for_dispatch_key(f"{_dispatch.NAMESPACE}::{op}", "CPU")
     return "cpu" if has_cpu else "reference"
 
