@@ -4,3 +4,7 @@
 processes with TRITON_INTERPRET=1, where the kernels also take CPU tensors. Importing it registers
 the ops; it also works without a GPU, to compile the kernels ahead of time.
 """
+
+from lepton_kernels.triton import int8_linear, quantize_int8, sparse_linear
+
+__all__ = ["int8_linear", "quantize_int8", "sparse_linear"]
