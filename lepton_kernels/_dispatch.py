@@ -70,7 +70,7 @@ def define_op(
             )
 
 
-def register_triton(name: str, launcher: Callable[..., Any]) -> None:
+def register_triton(name: str, launcher: Callable[..., Any], *, traced: bool = True) -> None:
     """Make `launcher` the Triton implementation of the op `name`, which `define_op` has defined.
 
     It becomes `lepton_triton::<name>`, a `torch.library.triton_op` that torch.compile sees through,
@@ -81,6 +81,8 @@ def register_triton(name: str, launcher: Callable[..., Any]) -> None:
         launcher (Callable): takes the arguments of the schema, checks and allocates, and launches
             kernels through `lepton_kernels.triton.launch.wrap`. It reads no value of a tensor, so
             that it can be traced.
+        traced (bool): False for a launcher that must look at data, such as the header of a packed
+            weight: torch.compile then calls the op as it is. Default: True.
     """
     contract = _CONTRACTS[name]
     overload = getattr(getattr(torch.ops, NAMESPACE), name).default
@@ -95,7 +97,8 @@ def register_triton(name: str, launcher: Callable[..., Any]) -> None:
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
         return  # the compiled CUDA library
     _LIBRARIES[NAMESPACE].impl(name, triton_overload, "CUDA")
-    _trace_through(f"{NAMESPACE}::{name}", triton_overload)
+    if traced:
+        _trace_through(f"{NAMESPACE}::{name}", triton_overload)
 
 
 def _trace_through(qualified: str, triton_overload: Any) -> None:

@@ -5,6 +5,12 @@ processes with TRITON_INTERPRET=1, where the kernels also take CPU tensors. Impo
 the ops; it also works without a GPU, to compile the kernels ahead of time.
 """
 
-from lepton_kernels.triton import attention, attention_cached
+from lepton_kernels.triton import (
+    attention,
+    attention_cached,
+    int8_linear,
+    quantize_int8,
+    sparse_linear,
+)
 
-__all__ = ["attention", "attention_cached"]
+__all__ = ["attention", "attention_cached", "int8_linear", "quantize_int8", "sparse_linear"]
