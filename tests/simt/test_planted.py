@@ -78,7 +78,7 @@ def test_bank_conflicts_are_counted(simt, name):
     *_, report = run(simt, name, True, 3, conflicts_allowed=10_000)
     # 32 lanes in one bank take 32 passes for 1, twice; eight rows 128 bytes apart 8 for 1.
     assert report.shared_conflicts == {"column_access": 62, "rows_for_ldmatrix": 28}[name]
-    with pytest.raises(AssertionError, match="bank conflicts at planted.cpp"):
+    with pytest.raises(AssertionError, match=r"bank conflicts at planted\.cpp"):
         run(simt, name, True, 3)
 
 
