@@ -1,0 +1,131 @@
+// Which kernels of the int8 family run, and with which shape; for the GPU and for the emulator
+// (launch.h says what a launcher is).
+#pragma once
+
+#include "cuda/int8_linear_kernel.cuh"
+#include "cuda/int8_pack_kernel.cuh"
+#include "cuda/int8_prepare_kernel.cuh"
+#include "cuda/launch.h"
+
+namespace lepton {
+
+template <class Mma>
+struct GemmShapes {
+  // 128 x 128: two blocks fill an SM's registers.
+  using Large = GemmShape<Mma, 2, 2, 4, 4, 4>;
+  // 64 x 64: fills the machine where there are few tiles.
+  using Medium = GemmShape<Mma, 2, 2, 2, 2, 4>;
+  // 16 x 64: few rows; the weights stream past them.
+  using Small = GemmShape<Mma, 1, 4, 1, 1, 6>;
+};
+
+// How one product is cut.
+enum class GemmTileSize : int32_t { choose, small, medium, large };
+
+struct GemmPlan {
+  GemmTileSize size;
+  int32_t splits;
+  int64_t workspace_bytes;   // of 32-bit sums; 0 without splits
+  int64_t workspace_stride;  // between rows of sums
+};
+
+template <class Shape>
+int64_t tiles_of(const GemmParams& p) {
+  return int64_t{ceil_div(p.finish.m, Shape::kTileM)} * ceil_div(p.finish.n, Shape::kTileN);
+}
+
+// `processors`: SMs of the device.
+template <class Mma>
+GemmPlan plan_gemm(const GemmParams& p, int processors, GemmTileSize wanted = GemmTileSize::choose,
+                   int32_t wanted_splits = 0) {
+  using Shapes = GemmShapes<Mma>;
+  GemmPlan plan{wanted, 1, 0, 0};
+  if (wanted == GemmTileSize::choose) {
+    plan.size = p.finish.m <= Shapes::Small::kTileM ? GemmTileSize::small
+                : tiles_of<typename Shapes::Large>(p) < processors ? GemmTileSize::medium
+                                                                   : GemmTileSize::large;
+  }
+  // Groups become floats one after the other: no split of k would keep the bits.
+  if (p.groups > 1) return plan;
+  const int64_t tiles = plan.size == GemmTileSize::small    ? tiles_of<typename Shapes::Small>(p)
+                        : plan.size == GemmTileSize::medium ? tiles_of<typename Shapes::Medium>(p)
+                                                            : tiles_of<typename Shapes::Large>(p);
+  // At least eight blocks of k for each split, or the sums cost more than the product.
+  const int64_t most = p.blocks / 8 < 16 ? p.blocks / 8 : 16;
+  const int64_t fill = tiles > 0 ? 2 * processors / tiles : 1;
+  int64_t splits = wanted_splits > 0 ? wanted_splits : fill < most ? fill : most;
+  if (splits > p.blocks) splits = p.blocks;
+  if (splits < 2) return plan;
+  plan.splits = static_cast<int32_t>(splits);
+  plan.workspace_stride = ceil_div(p.finish.n, kColumns) * kColumns;
+  plan.workspace_bytes = splits * p.finish.m * plan.workspace_stride * 4;
+  return plan;
+}
+
+template <class Shape, class Launch>
+void launch_gemm_shape(const GemmParams& p, const Launch& launch) {
+  const LaunchShape shape{{static_cast<uint32_t>(tiles_of<Shape>(p)), 1,
+                           static_cast<uint32_t>(p.splits)},
+                          {Shape::kThreads},
+                          Shape::kSharedBytes};
+  launch(gemm_kernel<Shape>, shape, p);
+}
+
+// p.splits and the workspace are those of the plan.
+template <class Mma, class Launch>
+void launch_gemm(const GemmParams& p, const GemmPlan& plan, const Launch& launch) {
+  using Shapes = GemmShapes<Mma>;
+  if (p.finish.m == 0 || p.finish.n == 0) return;
+  if (p.groups > 1) {
+    using Shape = typename Shapes::Medium;
+    launch(gemm_grouped_kernel<Shape>,
+           LaunchShape{{static_cast<uint32_t>(tiles_of<Shape>(p))}, {Shape::kThreads},
+                       Shape::kSharedBytes},
+           p);
+    return;
+  }
+  switch (plan.size) {
+    case GemmTileSize::small: launch_gemm_shape<typename Shapes::Small>(p, launch); break;
+    case GemmTileSize::medium: launch_gemm_shape<typename Shapes::Medium>(p, launch); break;
+    default: launch_gemm_shape<typename Shapes::Large>(p, launch); break;
+  }
+  if (p.splits > 1) {
+    const int64_t threads = int64_t{p.finish.m} * ceil_div(p.finish.n, kColumns);
+    launch(gemm_finish_kernel<typename Mma::Sum>,
+           LaunchShape{{static_cast<uint32_t>(ceil_div<int64_t>(threads, 128))}, {128}}, p);
+  }
+}
+
+// Rows to operand strips, or (plain) to rows of int8.
+template <class Launch>
+void launch_prepare(const PrepareParams& p, bool plain, const Launch& launch) {
+  const int32_t rows = plain ? p.rows : p.padded_rows;
+  if (rows == 0) return;
+  const LaunchShape shape{{static_cast<uint32_t>(rows)}, {kPrepareThreads}, kPrepareSharedBytes};
+  const auto run = [&](auto of_strips, auto of_rows) { launch(plain ? of_rows : of_strips, shape, p); };
+  switch (p.x_dtype) {
+    case DType::f32:
+      return run(quantize_rows_kernel<float, false>, quantize_rows_kernel<float, true>);
+    case DType::bf16:
+      return run(quantize_rows_kernel<bf16, false>, quantize_rows_kernel<bf16, true>);
+    case DType::f16:
+      return run(quantize_rows_kernel<f16, false>, quantize_rows_kernel<f16, true>);
+    default: return launch(copy_rows_kernel<void>, shape, p);
+  }
+}
+
+template <class Launch>
+void launch_pack(const PackParams& p, const Launch& launch) {
+  const LaunchShape shape{{static_cast<uint32_t>(p.out_padded / 16), static_cast<uint32_t>(p.groups)},
+                          {kPackThreads},
+                          kPackThreads / 32 * 16 * 4};
+  if (p.out_padded > 0) launch(pack_weight_kernel<void>, shape, p);
+}
+
+template <class Launch>
+void launch_unpack(const PackParams& p, const Launch& launch) {
+  const LaunchShape shape{{static_cast<uint32_t>(p.out_features)}, {kPackThreads}};
+  if (p.out_features > 0 && p.in_features > 0) launch(unpack_weight_kernel<void>, shape, p);
+}
+
+}  // namespace lepton
