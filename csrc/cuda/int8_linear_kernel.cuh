@@ -202,8 +202,8 @@ class GroupedSums {
   __device__ __forceinline__ void step(int k_step, const typename Shape::WeightFragments& w,
                                        const typename Shape::RowFragments& x) {
     const int first = k_step * 8;
-    while (group_ < p_.groups && group_ * p_.group_words < first + 8) {
-      const int begin = group_ * p_.group_words - first;
+    while (group_ < p_.groups * p_.planes && begin_ < first + 8) {
+      const int begin = begin_ - first;
       const int end = begin + p_.group_words;
       if (begin <= 0 && end >= 8) {
         multiply<Shape>(sums_, w, x);
@@ -222,6 +222,9 @@ class GroupedSums {
       if (end > 8) return;
       flush();
       ++group_;
+      begin_ += p_.group_words;
+      // Behind its last group a plane is padded to whole blocks.
+      if (group_ % p_.groups == 0) begin_ = group_ / p_.groups * (p_.blocks / p_.planes * 16);
     }
   }
 
@@ -230,6 +233,7 @@ class GroupedSums {
  private:
   __device__ __forceinline__ void flush() {
     const FinishParams& f = p_.finish;
+    const int group = group_ % p_.groups;
     const int slot = static_cast<int>(lane_index()) / 4, word = static_cast<int>(lane_index()) % 4;
 #pragma unroll
     for (int i = 0; i < Shape::kFeatureTiles; ++i) {
@@ -238,11 +242,11 @@ class GroupedSums {
         const int n = n0_ + i * 16 + slot * 2 + odd;
         const bool inside = n < f.n;
         const float scale = inside ? Global<const float>(f.weight_scale)
-                                         .load_constant(int64_t{n} * f.weight_scale_stride + group_)
+                                         .load_constant(int64_t{n} * f.weight_scale_stride + group)
                                    : 0.0f;
         const int32_t weight_sum = inside && f.row_zero && f.weight_sum
                                        ? Global<const int32_t>(f.weight_sum)
-                                             .load_constant(int64_t{group_} * f.n_padded + n)
+                                             .load_constant(int64_t{group} * f.n_padded + n)
                                        : 0;
 #pragma unroll
         for (int j = 0; j < 2 * Shape::kRowTiles; ++j) {
@@ -264,7 +268,8 @@ class GroupedSums {
 
   const GemmParams& p_;
   int m0_, n0_;
-  int group_ = 0;
+  int group_ = 0;  // counted through all planes
+  int begin_ = 0;  // its first word of k
   typename Shape::Sums sums_ = {};
   typename WarpTile<Shape, float>::Values scaled_ = {};
 };

@@ -5,6 +5,7 @@
 #include "cuda/int8_linear_kernel.cuh"
 #include "cuda/int8_pack_kernel.cuh"
 #include "cuda/int8_prepare_kernel.cuh"
+#include "cuda/int8_widen_kernel.cuh"
 #include "cuda/launch.h"
 
 namespace lepton {
@@ -18,6 +19,22 @@ struct GemmShapes {
   // 16 x 64: few rows; the weights stream past them.
   using Small = GemmShape<Mma, 1, 4, 1, 1, 6>;
 };
+
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::i32 ? 4 : dtype == DType::i8 ? 1 : 2;
+}
+
+// Whether four columns of a row, beginning at a multiple of four in its group, can be loaded at once.
+inline bool four_at_once(const void* x, int64_t stride, DType dtype, int64_t group_size) {
+  const auto address = reinterpret_cast<uintptr_t>(x);
+  return address % static_cast<uintptr_t>(4 * element_bytes(dtype)) == 0 && stride % 4 == 0 &&
+         group_size % 4 == 0;
+}
+
+// Whether eight columns of every row can be moved at once.
+inline bool eight_at_once(const void* tensor, int64_t stride) {
+  return tensor == nullptr || (reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && stride % 8 == 0);
+}
 
 // How one product is cut.
 enum class GemmTileSize : int32_t { choose, small, medium, large };
@@ -126,6 +143,27 @@ template <class Launch>
 void launch_unpack(const PackParams& p, const Launch& launch) {
   const LaunchShape shape{{static_cast<uint32_t>(p.out_features)}, {kPackThreads}};
   if (p.out_features > 0 && p.in_features > 0) launch(unpack_weight_kernel<void>, shape, p);
+}
+
+// Rows as strips of 16-bit floats.
+template <class Launch>
+void launch_widen_rows(const PrepareParams& p, int32_t planes, const Launch& launch) {
+  if (p.padded_rows == 0 || p.row_padded == 0) return;
+  const LaunchShape shape{
+      {static_cast<uint32_t>(p.padded_rows), static_cast<uint32_t>(planes)}, {kPrepareThreads}};
+  switch (p.x_dtype) {
+    case DType::f32: return launch(widen_rows_kernel<float, bf16>, shape, p);
+    case DType::bf16: return launch(widen_rows_kernel<bf16, bf16>, shape, p);
+    default: return launch(widen_rows_kernel<f16, f16>, shape, p);
+  }
+}
+
+template <class Launch>
+void launch_widen_weight(const WidenWeightParams& p, int32_t strips, bool to_f16,
+                         const Launch& launch) {
+  if (strips == 0 || p.row_padded == 0) return;
+  const LaunchShape shape{{static_cast<uint32_t>(strips)}, {kPrepareThreads}};
+  launch(to_f16 ? widen_weight_kernel<f16> : widen_weight_kernel<bf16>, shape, p);
 }
 
 }  // namespace lepton

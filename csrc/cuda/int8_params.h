@@ -44,6 +44,14 @@ struct PackParams {
   int8_t* unpacked;
 };
 
+// Packed int8 tiles to strips of 16-bit floats.
+struct WidenWeightParams {
+  const uint8_t* tiles;
+  uint8_t* widened;
+  int32_t row_padded;  // weights in a row
+  int32_t planes;      // times that a row is written
+};
+
 // From sums to outputs; the order of operations is that of cpu/int8_epilogue.h.
 struct FinishParams {
   int32_t m, n;
@@ -73,7 +81,8 @@ struct GemmParams {
   int32_t x_strips, w_strips;
   int32_t blocks;        // of k, in each strip
   int32_t group_words;   // grouped: 4-byte words of k in a group
-  int32_t groups;
+  int32_t groups;        // in a plane
+  int32_t planes;        // of k, one after the other, with the same groups
   int32_t splits;        // of k; above 1 raw sums go to the workspace
   void* workspace;       // [splits][m][n_padded to the tile] of 32-bit sums
   int64_t workspace_stride;
