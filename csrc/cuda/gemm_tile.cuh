@@ -1,10 +1,10 @@
-// The product of a tile of weight strips with a tile of operand strips, both streamed through shared
-// memory (int8_params.h has the layouts). One k-step is 32 bytes: an m16n8k32 of bytes or an
+// The product of a tile of weight strips with a tile of operand strips, both streamed through
+// shared memory (int8_params.h has the layouts). One k-step is 32 bytes: an m16n8k32 of bytes or an
 // m16n8k16 of 16-bit floats, whose fragments are the same words.
 //
 // A strip of 16 output features is the row operand of the product, 8 rows of x are its columns.
-// Weights need no ldmatrix: a packed strip holds word k of features 2 s and 2 s + 1 side by side, so
-// that 64 bits are half a fragment, if rows s and s + 8 of the product stand for these two.
+// Weights need no ldmatrix: a packed strip holds word k of features 2 s and 2 s + 1 side by side,
+// so that 64 bits are half a fragment, if rows s and s + 8 of the product stand for these two.
 #pragma once
 
 #include "cuda/int8_params.h"
@@ -31,7 +31,8 @@ struct MmaFloat16 {
 
 // Warps in a grid of kWarpsM (rows of x) by kWarpsN (features), each with kRowTiles x 16 rows and
 // kFeatureTiles x 16 features.
-template <class MmaType, int kWarpsM_, int kWarpsN_, int kRowTiles_, int kFeatureTiles_, int kStages_>
+template <class MmaType, int kWarpsM_, int kWarpsN_, int kRowTiles_, int kFeatureTiles_,
+          int kStages_>
 struct GemmShape {
   using Mma = MmaType;
   using Sum = typename Mma::Sum;
@@ -49,7 +50,7 @@ struct GemmShape {
   static constexpr int kWarpTileBytes = kRowTiles * 16 * kFeatureTiles * 16 * 4;
   static constexpr int kTileBytes = kWarpTileBytes * kWarpsM * kWarpsN;
   static constexpr int kSharedBytes =
-      kStages * kStageBytes > kTileBytes ? kStages * kStageBytes : kTileBytes;
+      kStages * kStageBytes > kTileBytes ? kStages* kStageBytes : kTileBytes;
 
   // sums[feature tile][eight rows][register]: register r of lane 4 s + t is feature 2 s + r / 2 of
   // the tile and row 2 t + r % 2 of the eight.
@@ -90,9 +91,9 @@ class GemmTile {
                                                     row * 64 + (half ^ (row >> 1 & 3)) * 16))
                   .address();
     const int slot = lane / 4, word = lane % 4;
-    w_from_ = static_cast<uint32_t>(
-        (Shape::kXStrips + warp_n_ * Shape::kFeatureTiles) * kStripBlock + word * 64 +
-        (slot / 2 ^ (word >> 1) << 1) * 16 + slot % 2 * 8);
+    w_from_ =
+        static_cast<uint32_t>((Shape::kXStrips + warp_n_ * Shape::kFeatureTiles) * kStripBlock +
+                              word * 64 + (slot / 2 ^ (word >> 1) << 1) * 16 + slot % 2 * 8);
   }
 
   // Multiplies k blocks [begin, end): `step(k-step from begin, weights, rows)`.

@@ -1,5 +1,5 @@
-// From sums to outputs, eight columns of a row at a time; the order of operations, and so every bit,
-// is that of cpu/int8_epilogue.h:
+// From sums to outputs, eight columns of a row at a time; the order of operations, and so every
+// bit, is that of cpu/int8_epilogue.h:
 //   y = float(sum - zero point * weight sum) * weight scale      (added up over groups)
 //   y = activation(y * row scale + bias) + residual
 #pragma once
@@ -97,9 +97,9 @@ __device__ __forceinline__ void store_eight(void* base, int64_t i, int count, bo
 __device__ __forceinline__ void store_eight_int8(const FinishParams& p, int64_t i, int count,
                                                  const float (&y)[kColumns]) {
   const float inverse = 1.0f / Global<const float>(p.out_scale).load_constant();
-  const float zero = p.out_zero_point
-                         ? static_cast<float>(Global<const int32_t>(p.out_zero_point).load_constant())
-                         : 0.0f;
+  const float zero =
+      p.out_zero_point ? static_cast<float>(Global<const int32_t>(p.out_zero_point).load_constant())
+                       : 0.0f;
   const auto to = Global<int8_t>::of(p.out);
   uint32_t words[2] = {0, 0};
 #pragma unroll

@@ -15,6 +15,7 @@ class WarpTile {
   static constexpr int kRows = Shape::kRowTiles * 16;
   static constexpr int kLanesPerRow = kColumnsWide / kColumns;
   static constexpr int kRowsAtOnce = 32 / kLanesPerRow;
+  static_assert(kColumnsWide == 32 || kColumnsWide == 64, "the swizzle needs 8 or 16 chunks");
   using Values = Value[Shape::kFeatureTiles][2 * Shape::kRowTiles][4];
 
   __device__ __forceinline__ WarpTile()
@@ -45,8 +46,7 @@ class WarpTile {
 
  private:
   __device__ __forceinline__ int at(int row, int chunk) const {
-    return row * kColumnsWide +
-           (chunk ^ (row >> 1 & 3) << 1 ^ (row & 1) ^ (chunk >> 3 & 1)) * 4;
+    return row * kColumnsWide + (chunk ^ (row >> 1 & 3) << 1 ^ (row & 1) ^ (chunk >> 3 & 1)) * 4;
   }
   __device__ __forceinline__ void store(int i, int32_t a, int32_t b) const {
     memory_.template store_as<int2>(i, make_int2(a, b));
@@ -66,7 +66,8 @@ class WarpTile {
   Shared<Value> memory_;
 };
 
-__device__ __forceinline__ void store_raw(void* workspace, int64_t i, const int32_t (&v)[kColumns]) {
+__device__ __forceinline__ void store_raw(void* workspace, int64_t i,
+                                          const int32_t (&v)[kColumns]) {
   const auto to = Global<int32_t>::of(workspace);
   to.store_as(i, make_int4(v[0], v[1], v[2], v[3]));
   to.store_as(i + 4, make_int4(v[4], v[5], v[6], v[7]));
@@ -129,9 +130,7 @@ __global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
   const int split = static_cast<int>(blockIdx.z);
   const int begin = static_cast<int>(int64_t{p.blocks} * split / p.splits);
   const int end = static_cast<int>(int64_t{p.blocks} * (split + 1) / p.splits);
-  tile.run(begin, end, [&](int, const auto& w, const auto& x) {
-    multiply<Shape>(sums, w, x);
-  });
+  tile.run(begin, end, [&](int, const auto& w, const auto& x) { multiply<Shape>(sums, w, x); });
   cp_async_wait<0>();
   __syncthreads();
 
@@ -152,9 +151,8 @@ __global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
   const ColumnParams columns(f, n);
   if constexpr (is_same<typename Shape::Sum, int32_t>) {
     if (f.out_dtype == DType::i32) {
-      for_each_row(rows, m0, f.m, [&](int m, const auto& values) {
-        finish_int32(f, columns, m, values);
-      });
+      for_each_row(rows, m0, f.m,
+                   [&](int m, const auto& values) { finish_int32(f, columns, m, values); });
       return;
     }
   }
@@ -185,9 +183,8 @@ __global__ void __launch_bounds__(128) gemm_finish_kernel(GemmParams p) {
   if constexpr (is_same<Sum, int32_t>) {
     if (f.out_dtype == DType::i32) return finish_int32(f, columns, m, total);
   }
-  with_activation(f.activation, [&](auto tag) {
-    finish_sums<decltype(tag)::value>(f, columns, m, total);
-  });
+  with_activation(f.activation,
+                  [&](auto tag) { finish_sums<decltype(tag)::value>(f, columns, m, total); });
 }
 
 // Many groups of k: each group's sums become floats before the next group begins, as on the CPU. A
@@ -244,10 +241,10 @@ class GroupedSums {
         const float scale = inside ? Global<const float>(f.weight_scale)
                                          .load_constant(int64_t{n} * f.weight_scale_stride + group)
                                    : 0.0f;
-        const int32_t weight_sum = inside && f.row_zero && f.weight_sum
-                                       ? Global<const int32_t>(f.weight_sum)
-                                             .load_constant(int64_t{group} * f.n_padded + n)
-                                       : 0;
+        const int32_t weight_sum =
+            inside && f.row_zero && f.weight_sum
+                ? Global<const int32_t>(f.weight_sum).load_constant(int64_t{group} * f.n_padded + n)
+                : 0;
 #pragma unroll
         for (int j = 0; j < 2 * Shape::kRowTiles; ++j) {
 #pragma unroll
@@ -282,16 +279,15 @@ __global__ void __launch_bounds__(Shape::kThreads) gemm_grouped_kernel(GemmParam
   const int m0 = at.m * Shape::kTileM + tile.warp_m() * Values::kRows;
   const int n0 = at.n * Shape::kTileN + tile.warp_n() * Values::kColumnsWide;
   GroupedSums<Shape> sums(p, m0, n0);
-  tile.run(0, p.blocks, [&](int k_step, const auto& w, const auto& x) {
-    sums.step(k_step, w, x);
-  });
+  tile.run(0, p.blocks, [&](int k_step, const auto& w, const auto& x) { sums.step(k_step, w, x); });
   cp_async_wait<0>();
   __syncthreads();
 
   const Values rows;
   rows.put(sums.scaled());
   const FinishParams& f = p.finish;
-  const ColumnParams columns(f, n0 + static_cast<int>(lane_index()) % Values::kLanesPerRow * kColumns);
+  const ColumnParams columns(f,
+                             n0 + static_cast<int>(lane_index()) % Values::kLanesPerRow * kColumns);
   with_activation(f.activation, [&](auto tag) {
     for_each_row(rows, m0, f.m, [&](int m, const auto& values) {
       float y[kColumns];

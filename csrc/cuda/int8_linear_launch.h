@@ -17,14 +17,15 @@ struct GemmShapes {
   // 64 x 64: fills the machine where there are few tiles.
   using Medium = GemmShape<Mma, 2, 2, 2, 2, 4>;
   // 16 x 64: few rows; the weights stream past them.
-  using Small = GemmShape<Mma, 1, 4, 1, 1, 6>;
+  using Small = GemmShape<Mma, 1, 2, 1, 2, 6>;
 };
 
 inline int64_t element_bytes(DType dtype) {
   return dtype == DType::f32 || dtype == DType::i32 ? 4 : dtype == DType::i8 ? 1 : 2;
 }
 
-// Whether four columns of a row, beginning at a multiple of four in its group, can be loaded at once.
+// Whether four columns of a row, beginning at a multiple of four in its group, can be loaded at
+// once.
 inline bool four_at_once(const void* x, int64_t stride, DType dtype, int64_t group_size) {
   const auto address = reinterpret_cast<uintptr_t>(x);
   return address % static_cast<uintptr_t>(4 * element_bytes(dtype)) == 0 && stride % 4 == 0 &&
@@ -58,7 +59,7 @@ GemmPlan plan_gemm(const GemmParams& p, int processors, GemmTileSize wanted = Ge
   using Shapes = GemmShapes<Mma>;
   GemmPlan plan{wanted, 1, 0, 0};
   if (wanted == GemmTileSize::choose) {
-    plan.size = p.finish.m <= Shapes::Small::kTileM ? GemmTileSize::small
+    plan.size = p.finish.m <= Shapes::Small::kTileM                ? GemmTileSize::small
                 : tiles_of<typename Shapes::Large>(p) < processors ? GemmTileSize::medium
                                                                    : GemmTileSize::large;
   }
@@ -81,10 +82,10 @@ GemmPlan plan_gemm(const GemmParams& p, int processors, GemmTileSize wanted = Ge
 
 template <class Shape, class Launch>
 void launch_gemm_shape(const GemmParams& p, const Launch& launch) {
-  const LaunchShape shape{{static_cast<uint32_t>(tiles_of<Shape>(p)), 1,
-                           static_cast<uint32_t>(p.splits)},
-                          {Shape::kThreads},
-                          Shape::kSharedBytes};
+  const LaunchShape shape{
+      {static_cast<uint32_t>(tiles_of<Shape>(p)), 1, static_cast<uint32_t>(p.splits)},
+      {Shape::kThreads},
+      Shape::kSharedBytes};
   launch(gemm_kernel<Shape>, shape, p);
 }
 
@@ -96,8 +97,8 @@ void launch_gemm(const GemmParams& p, const GemmPlan& plan, const Launch& launch
   if (p.groups > 1) {
     using Shape = typename Shapes::Medium;
     launch(gemm_grouped_kernel<Shape>,
-           LaunchShape{{static_cast<uint32_t>(tiles_of<Shape>(p))}, {Shape::kThreads},
-                       Shape::kSharedBytes},
+           LaunchShape{
+               {static_cast<uint32_t>(tiles_of<Shape>(p))}, {Shape::kThreads}, Shape::kSharedBytes},
            p);
     return;
   }
@@ -119,23 +120,25 @@ void launch_prepare(const PrepareParams& p, bool plain, const Launch& launch) {
   const int32_t rows = plain ? p.rows : p.padded_rows;
   if (rows == 0) return;
   const LaunchShape shape{{static_cast<uint32_t>(rows)}, {kPrepareThreads}, kPrepareSharedBytes};
-  const auto run = [&](auto of_strips, auto of_rows) { launch(plain ? of_rows : of_strips, shape, p); };
+  const auto run = [&](auto of_strips, auto of_rows) {
+    launch(plain ? of_rows : of_strips, shape, p);
+  };
   switch (p.x_dtype) {
     case DType::f32:
       return run(quantize_rows_kernel<float, false>, quantize_rows_kernel<float, true>);
     case DType::bf16:
       return run(quantize_rows_kernel<bf16, false>, quantize_rows_kernel<bf16, true>);
-    case DType::f16:
-      return run(quantize_rows_kernel<f16, false>, quantize_rows_kernel<f16, true>);
+    case DType::f16: return run(quantize_rows_kernel<f16, false>, quantize_rows_kernel<f16, true>);
     default: return launch(copy_rows_kernel<void>, shape, p);
   }
 }
 
 template <class Launch>
 void launch_pack(const PackParams& p, const Launch& launch) {
-  const LaunchShape shape{{static_cast<uint32_t>(p.out_padded / 16), static_cast<uint32_t>(p.groups)},
-                          {kPackThreads},
-                          kPackThreads / 32 * 16 * 4};
+  const LaunchShape shape{
+      {static_cast<uint32_t>(p.out_padded / 16), static_cast<uint32_t>(p.groups)},
+      {kPackThreads},
+      kPackThreads / 32 * 16 * 4};
   if (p.out_padded > 0) launch(pack_weight_kernel<void>, shape, p);
 }
 
@@ -149,8 +152,8 @@ void launch_unpack(const PackParams& p, const Launch& launch) {
 template <class Launch>
 void launch_widen_rows(const PrepareParams& p, int32_t planes, const Launch& launch) {
   if (p.padded_rows == 0 || p.row_padded == 0) return;
-  const LaunchShape shape{
-      {static_cast<uint32_t>(p.padded_rows), static_cast<uint32_t>(planes)}, {kPrepareThreads}};
+  const LaunchShape shape{{static_cast<uint32_t>(p.padded_rows), static_cast<uint32_t>(planes)},
+                          {kPrepareThreads}};
   switch (p.x_dtype) {
     case DType::f32: return launch(widen_rows_kernel<float, bf16>, shape, p);
     case DType::bf16: return launch(widen_rows_kernel<bf16, bf16>, shape, p);

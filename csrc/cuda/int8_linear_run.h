@@ -41,10 +41,10 @@ class Int8Scratch {
     sums = take(call.weight ? 4 * call.layout.groups * call.n_padded : 0);
     tiles = take(call.weight ? call.n_padded * call.layout.row_padded : 0);
     widened = take(call.weight_only ? call.n_padded * call.layout.row_padded * element : 0);
-    plan = call.weight_only ? plan_gemm<MmaFloat16<bf16>>(gemm(call, planes), call.processors,
-                                                          call.size, call.splits)
-                            : plan_gemm<MmaInt8>(gemm(call, planes), call.processors, call.size,
-                                                 call.splits);
+    plan = call.weight_only
+               ? plan_gemm<MmaFloat16<bf16>>(gemm(call, planes), call.processors, call.size,
+                                             call.splits)
+               : plan_gemm<MmaInt8>(gemm(call, planes), call.processors, call.size, call.splits);
     workspace = take(plan.workspace_bytes);
   }
 
@@ -124,9 +124,9 @@ void run_int8_call(const Int8Call& call, uint8_t* scratch, const Launch& launch)
   if (call.weight_only) {
     const bool f16_operands = call.x_dtype == DType::f16;
     launch_widen_rows(rows, at.planes, launch);
-    launch_widen_weight({reinterpret_cast<const uint8_t*>(tiles), scratch + at.widened,
-                         rows.row_padded, at.planes},
-                        gemm.w_strips, f16_operands, launch);
+    launch_widen_weight(
+        {reinterpret_cast<const uint8_t*>(tiles), scratch + at.widened, rows.row_padded, at.planes},
+        gemm.w_strips, f16_operands, launch);
     gemm.w = scratch + at.widened;
     if (f16_operands) return launch_gemm<MmaFloat16<f16>>(gemm, at.plan, launch);
     return launch_gemm<MmaFloat16<bf16>>(gemm, at.plan, launch);

@@ -1,4 +1,5 @@
-// Packing of int8 weights: the bytes are those of the CPU (lepton_kernels/reference/packed_weight.py).
+// Packing of int8 weights: the bytes are those of the CPU
+// (lepton_kernels/reference/packed_weight.py).
 #pragma once
 
 #include "cuda/int8_params.h"
@@ -13,7 +14,8 @@ constexpr int kPackThreads = 128;
 template <class Unused>
 __global__ void __launch_bounds__(kPackThreads) pack_weight_kernel(PackParams p) {
   const int strip = static_cast<int>(blockIdx.x), group = static_cast<int>(blockIdx.y);
-  const int feature = static_cast<int>(threadIdx.x) % 16, first = static_cast<int>(threadIdx.x) / 16;
+  const int feature = static_cast<int>(threadIdx.x) % 16,
+            first = static_cast<int>(threadIdx.x) / 16;
   const int64_t n = int64_t{strip} * 16 + feature;
   const bool inside = n < p.out_features;
   const Global<const int8_t> from =

@@ -24,8 +24,8 @@ struct PrepareParams {
   int32_t columns;
   int32_t group_size, group_padded, row_padded;
   bool symmetric;
-  bool vectors;               // four columns of x can be loaded at once
-  const float* scale;         // null: dynamic
+  bool vectors;        // four columns of x can be loaded at once
+  const float* scale;  // null: dynamic
   int32_t scale_stride;
   const int32_t* zero_point;
   int32_t zero_point_stride;
@@ -55,22 +55,22 @@ struct WidenWeightParams {
 // From sums to outputs; the order of operations is that of cpu/int8_epilogue.h.
 struct FinishParams {
   int32_t m, n;
-  const float* row_scale;      // null: 1
-  const int32_t* row_zero;     // null: 0
-  const int32_t* weight_sum;   // [groups][n_padded]
+  const float* row_scale;     // null: 1
+  const int32_t* row_zero;    // null: 0
+  const int32_t* weight_sum;  // [groups][n_padded]
   int32_t n_padded;
-  const float* weight_scale;   // (n, g) at n * weight_scale_stride + g; null: 1
+  const float* weight_scale;  // (n, g) at n * weight_scale_stride + g; null: 1
   int32_t weight_scale_stride;
-  const float* bias;           // null: none
+  const float* bias;  // null: none
   Activation activation;
-  const void* residual;        // null: none
+  const void* residual;  // null: none
   int64_t residual_stride;
   DType residual_dtype;
   void* out;
   int64_t out_stride;
   DType out_dtype;
-  bool vectors;                // eight outputs (and residuals) can be moved at once
-  const float* out_scale;      // int8 output
+  bool vectors;            // eight outputs (and residuals) can be moved at once
+  const float* out_scale;  // int8 output
   const int32_t* out_zero_point;
 };
 
@@ -79,12 +79,12 @@ struct GemmParams {
   const uint8_t* x;
   const uint8_t* w;
   int32_t x_strips, w_strips;
-  int32_t blocks;        // of k, in each strip
-  int32_t group_words;   // grouped: 4-byte words of k in a group
-  int32_t groups;        // in a plane
-  int32_t planes;        // of k, one after the other, with the same groups
-  int32_t splits;        // of k; above 1 raw sums go to the workspace
-  void* workspace;       // [splits][m][n_padded to the tile] of 32-bit sums
+  int32_t blocks;       // of k, in each strip
+  int32_t group_words;  // grouped: 4-byte words of k in a group
+  int32_t groups;       // in a plane
+  int32_t planes;       // of k, one after the other, with the same groups
+  int32_t splits;       // of k; above 1 raw sums go to the workspace
+  void* workspace;      // [splits][m][n_padded to the tile] of 32-bit sums
   int64_t workspace_stride;
   FinishParams finish;
 };

@@ -107,9 +107,10 @@ __device__ __forceinline__ Quantizer make_quantizer(const PrepareParams& p, int 
   const float nan = __int_as_float(0x7FC00000);
   Quantizer q{nan, 0.0f, 0, 0.0f, 0.0f};
   if (p.scale) {
-    q.zero_point = p.zero_point ? Global<const int32_t>(p.zero_point)
-                                      .load_constant(int64_t{row} * p.zero_point_stride)
-                                : 0;
+    q.zero_point =
+        p.zero_point
+            ? Global<const int32_t>(p.zero_point).load_constant(int64_t{row} * p.zero_point_stride)
+            : 0;
     const float zero = static_cast<float>(q.zero_point);
     const float scale = Global<const float>(p.scale).load_constant(int64_t{row} * p.scale_stride);
     q.inverse = 1.0f / scale, q.low = -128.0f - zero, q.high = 127.0f - zero;
@@ -218,9 +219,9 @@ __global__ void __launch_bounds__(kPrepareThreads) copy_rows_kernel(PrepareParam
   if (inside && threadIdx.x == 0) {
     if (p.row_scale) {
       Global<float>(p.row_scale)
-          .store(row, p.scale ? Global<const float>(p.scale)
-                                    .load_constant(int64_t{row} * p.scale_stride)
-                              : 1.0f);
+          .store(row,
+                 p.scale ? Global<const float>(p.scale).load_constant(int64_t{row} * p.scale_stride)
+                         : 1.0f);
     }
     if (p.row_zero) {
       Global<int32_t>(p.row_zero)

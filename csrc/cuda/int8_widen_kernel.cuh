@@ -1,8 +1,8 @@
 // Operands of weight-only products: rows of x and int8 weights as strips of 16-bit floats.
 //
 // Every int8 is a bfloat16 and a float16. A float32 x is the sum of three bfloat16, each the next
-// eight bits of it: three planes, one after the other along k, so that the product is still exact to
-// float32.
+// eight bits of it: three planes, one after the other along k, so that the product is still exact
+// to float32.
 #pragma once
 
 #include "cuda/int8_prepare_kernel.cuh"

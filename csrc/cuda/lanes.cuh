@@ -1,5 +1,5 @@
-// The vector vocabulary of cpu/simd_*.h for one CUDA thread, so that cpu/activation.h runs here with
-// the bits that it has on every CPU: each word is one IEEE operation (nvcc gets --fmad=false).
+// The vector vocabulary of cpu/simd_*.h for one CUDA thread, so that cpu/activation.h runs here
+// with the bits that it has on every CPU: each word is one IEEE operation (nvcc gets --fmad=false).
 #pragma once
 
 #include "cuda/device.cuh"

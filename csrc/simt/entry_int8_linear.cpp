@@ -70,8 +70,18 @@ LEPTON_SIMT_ENTRY simt_pack_int8_weight(int64_t n, int64_t k, int64_t groups, co
                                         int64_t n_stride, int64_t k_stride, int32_t* sums,
                                         int8_t* tiles, int8_t* unpacked) {
   const Int8RowLayout layout = make_layout(k, groups);
-  const PackParams p{weight, n_stride, k_stride, n, k, groups, layout.group_size,
-                     layout.group_padded, layout.row_padded, round_up(n, 16), sums, tiles,
+  const PackParams p{weight,
+                     n_stride,
+                     k_stride,
+                     n,
+                     k,
+                     groups,
+                     layout.group_size,
+                     layout.group_padded,
+                     layout.row_padded,
+                     round_up(n, 16),
+                     sums,
+                     tiles,
                      unpacked};
   return simt::run([&] {
     launch_pack(p, simt::Launcher{});
