@@ -20,26 +20,7 @@ struct GemmShapes {
   using Small = GemmShape<Mma, 1, 2, 1, 2, 6>;
 };
 
-inline int64_t element_bytes(DType dtype) {
-  return dtype == DType::f32 || dtype == DType::i32 ? 4 : dtype == DType::i8 ? 1 : 2;
-}
-
-// Whether four columns of a row, beginning at a multiple of four in its group, can be loaded at
-// once.
-inline bool four_at_once(const void* x, int64_t stride, DType dtype, int64_t group_size) {
-  const auto address = reinterpret_cast<uintptr_t>(x);
-  return address % static_cast<uintptr_t>(4 * element_bytes(dtype)) == 0 && stride % 4 == 0 &&
-         group_size % 4 == 0;
-}
-
-// Whether eight columns of every row can be moved at once.
-inline bool eight_at_once(const void* tensor, int64_t stride) {
-  return tensor == nullptr || (reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && stride % 8 == 0);
-}
-
 // How one product is cut.
-enum class GemmTileSize : int32_t { choose, small, medium, large };
-
 struct GemmPlan {
   GemmTileSize size;
   int32_t splits;
@@ -135,17 +116,11 @@ void launch_prepare(const PrepareParams& p, bool plain, const Launch& launch) {
 
 template <class Launch>
 void launch_pack(const PackParams& p, const Launch& launch) {
-  const LaunchShape shape{
-      {static_cast<uint32_t>(p.out_padded / 16), static_cast<uint32_t>(p.groups)},
-      {kPackThreads},
-      kPackThreads / 32 * 16 * 4};
-  if (p.out_padded > 0) launch(pack_weight_kernel<void>, shape, p);
-}
-
-template <class Launch>
-void launch_unpack(const PackParams& p, const Launch& launch) {
-  const LaunchShape shape{{static_cast<uint32_t>(p.out_features)}, {kPackThreads}};
-  if (p.out_features > 0 && p.in_features > 0) launch(unpack_weight_kernel<void>, shape, p);
+  const int64_t strips = p.out_padded > 0 ? p.out_padded / 16 : 1;
+  const LaunchShape shape{{static_cast<uint32_t>(strips), static_cast<uint32_t>(p.groups)},
+                          {kPackThreads},
+                          kPackThreads / 32 * 16 * 4};
+  launch(pack_weight_kernel<void>, shape, p);
 }
 
 // Rows as strips of 16-bit floats.

@@ -1,32 +1,10 @@
 // A whole call of int8_linear or int8_mm: its scratch memory, and its kernels in order. The torch
-// side and the emulator's entry fill the same struct.
+// side and the emulator's entry fill the same Int8Call.
 #pragma once
 
 #include "cuda/int8_linear_launch.h"
 
 namespace lepton {
-
-struct Int8Call {
-  int32_t m, n;
-  Int8RowLayout layout;
-  int32_t n_padded;
-  const void* x;
-  int64_t x_stride;
-  DType x_dtype;
-  const float* x_scale;  // null: dynamic
-  int32_t x_scale_stride;
-  const int32_t* x_zero_point;
-  int32_t x_zero_point_stride;
-  bool weight_only;
-  const int8_t* weight;  // not packed: packed in the scratch; null: see the next two
-  int64_t weight_n_stride, weight_k_stride;
-  const int32_t* weight_sum;
-  const int8_t* tiles;
-  FinishParams finish;  // without sizes, rows' scales and sums of weights
-  int32_t processors;
-  GemmTileSize size;  // `choose`, but in tests
-  int32_t splits;     // 0: choose
-};
 
 // Sections of the scratch memory.
 class Int8Scratch {

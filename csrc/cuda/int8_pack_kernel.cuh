@@ -9,6 +9,20 @@ namespace lepton {
 
 constexpr int kPackThreads = 128;
 
+// The header, and zeros between the sums and the tiles.
+__device__ __forceinline__ void write_header(const PackParams& p) {
+  const int t = static_cast<int>(threadIdx.x);
+  if (t == 0) {
+    const auto words = Global<int64_t>::of(p.header);
+    words.store(0, PackedHeader::kMagic), words.store(1, PackedHeader::kVersion);
+    words.store(2, p.out_features), words.store(3, p.in_features);
+    words.store(4, p.group_size), words.store(5, p.group_padded);
+    words.store(6, p.in_padded), words.store(7, p.out_padded);
+  }
+  const int64_t used = p.groups * p.out_padded;
+  if (t < (used + 15) / 16 * 16 - used) Global<int32_t>(p.sums).store(used + t, 0);
+}
+
 // A block for each strip of 16 output features and each group of k; thread t: feature t % 16, every
 // eighth word of k from t / 16 on.
 template <class Unused>
@@ -22,6 +36,8 @@ __global__ void __launch_bounds__(kPackThreads) pack_weight_kernel(PackParams p)
       Global<const int8_t>(p.weight) +
       (inside ? n * p.n_stride + int64_t{group} * p.group_size * p.k_stride : 0);
   const Global<int8_t> tiles = Global<int8_t>(p.tiles) + int64_t{strip} * 16 * p.in_padded;
+  if (p.header && strip == 0 && group == 0) write_header(p);
+  if (int64_t{strip} * 16 >= p.out_padded) return;  // a weight without features
   // The last group's block also writes the padding of the row.
   const int begin = group * p.group_padded / 4;
   const int end = group + 1 == p.groups ? static_cast<int>(p.in_padded / 4)
@@ -50,19 +66,6 @@ __global__ void __launch_bounds__(kPackThreads) pack_weight_kernel(PackParams p)
     int32_t total = 0;
     for (int w = 0; w < kPackThreads / 32; ++w) total += sums.load(w * 16 + feature);
     Global<int32_t>(p.sums).store(int64_t{group} * p.out_padded + n, total);
-  }
-}
-
-// The inverse: a block for each output feature.
-template <class Unused>
-__global__ void __launch_bounds__(kPackThreads) unpack_weight_kernel(PackParams p) {
-  const int64_t n = blockIdx.x;
-  const Global<const int8_t> strip =
-      Global<const int8_t>(p.tiles) + n / 16 * 16 * p.in_padded + n % 16 * 4;
-  const Global<int8_t> to(p.unpacked);
-  for (int64_t k = threadIdx.x; k < p.in_features; k += kPackThreads) {
-    const int64_t at = k / p.group_size * p.group_padded + k % p.group_size;
-    to.store(n * p.in_features + k, strip.load(at / 4 * 64 + at % 4));
   }
 }
 

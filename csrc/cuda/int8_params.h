@@ -7,7 +7,7 @@
 //   conflicts, and what cp.async copies as it is.
 #pragma once
 
-#include "params/int8_linear.h"
+#include "params/packed_weight.h"
 
 namespace lepton {
 
@@ -41,8 +41,20 @@ struct PackParams {
   int64_t out_features, in_features, groups, group_size, group_padded, in_padded, out_padded;
   int32_t* sums;
   int8_t* tiles;
-  int8_t* unpacked;
+  PackedHeader* header;  // null: the sums and tiles only, else also what lies between them
 };
+
+// Sizes and sections of `packed`, a packed weight.
+inline PackParams pack_params(const PackedHeader& h, uint8_t* packed) {
+  PackParams p{};
+  p.out_features = h.out_features, p.in_features = h.in_features;
+  p.groups = h.groups(), p.group_size = h.group_size, p.group_padded = h.group_padded;
+  p.in_padded = h.in_padded, p.out_padded = h.out_padded;
+  p.header = reinterpret_cast<PackedHeader*>(packed);
+  p.sums = reinterpret_cast<int32_t*>(packed + sizeof(PackedHeader));
+  p.tiles = reinterpret_cast<int8_t*>(packed + h.tiles_offset());
+  return p;
+}
 
 // Packed int8 tiles to strips of 16-bit floats.
 struct WidenWeightParams {
@@ -88,5 +100,48 @@ struct GemmParams {
   int64_t workspace_stride;
   FinishParams finish;
 };
+
+// How one product is cut into tiles of rows and features.
+enum class GemmTileSize : int32_t { choose, small, medium, large };
+
+// A whole call of int8_linear or int8_mm.
+struct Int8Call {
+  int32_t m, n;
+  Int8RowLayout layout;
+  int32_t n_padded;
+  const void* x;
+  int64_t x_stride;
+  DType x_dtype;
+  const float* x_scale;  // null: dynamic
+  int32_t x_scale_stride;
+  const int32_t* x_zero_point;
+  int32_t x_zero_point_stride;
+  bool weight_only;
+  const int8_t* weight;  // not packed: packed in the scratch; null: see the next two
+  int64_t weight_n_stride, weight_k_stride;
+  const int32_t* weight_sum;
+  const int8_t* tiles;
+  FinishParams finish;  // without sizes, rows' scales and sums of weights
+  int32_t processors;
+  GemmTileSize size;  // `choose`, but in tests
+  int32_t splits;     // 0: choose
+};
+
+inline int64_t element_bytes(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::i32 ? 4 : dtype == DType::i8 ? 1 : 2;
+}
+
+// Whether four columns of a row, beginning at a multiple of four in its group, can be loaded at
+// once.
+inline bool four_at_once(const void* x, int64_t stride, DType dtype, int64_t group_size) {
+  const auto address = reinterpret_cast<uintptr_t>(x);
+  return address % static_cast<uintptr_t>(4 * element_bytes(dtype)) == 0 && stride % 4 == 0 &&
+         group_size % 4 == 0;
+}
+
+// Whether eight columns of every row can be moved at once.
+inline bool eight_at_once(const void* tensor, int64_t stride) {
+  return tensor == nullptr || (reinterpret_cast<uintptr_t>(tensor) % 16 == 0 && stride % 8 == 0);
+}
 
 }  // namespace lepton

@@ -6,10 +6,6 @@ namespace {
 
 using namespace lepton;
 
-int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
 Int8RowLayout make_layout(int64_t columns, int64_t groups) {
   const int64_t size = columns / groups;
   const int64_t padded = round_up(size, 4);
@@ -18,16 +14,16 @@ Int8RowLayout make_layout(int64_t columns, int64_t groups) {
 
 }  // namespace
 
-// A whole call. `weight` (n_stride, k_stride) or the `tiles` and `sums` of a packed weight.
+// A whole call. `weight` (n_stride, k_stride) or a packed weight.
 LEPTON_SIMT_ENTRY simt_int8_linear(
     int64_t m, int64_t n, int64_t k, int64_t groups, const void* x, int64_t x_stride,
     int64_t x_dtype, const float* x_scale, int64_t x_scale_stride, const int32_t* x_zero_point,
     int64_t x_zero_point_stride, int64_t weight_only, const int8_t* weight, int64_t n_stride,
-    int64_t k_stride, const int8_t* tiles, const int32_t* sums, const float* weight_scale,
-    int64_t weight_scale_stride, const float* bias, int64_t activation, const void* residual,
-    int64_t residual_stride, int64_t residual_dtype, void* out, int64_t out_dtype,
-    const float* out_scale, const int32_t* out_zero_point, uint8_t* scratch, int64_t scratch_bytes,
-    int64_t processors, int64_t size, int64_t splits) {
+    int64_t k_stride, uint8_t* packed, const float* weight_scale, int64_t weight_scale_stride,
+    const float* bias, int64_t activation, const void* residual, int64_t residual_stride,
+    int64_t residual_dtype, void* out, int64_t out_dtype, const float* out_scale,
+    const int32_t* out_zero_point, uint8_t* scratch, int64_t scratch_bytes, int64_t processors,
+    int64_t size, int64_t splits) {
   Int8Call call{};
   call.m = static_cast<int32_t>(m), call.n = static_cast<int32_t>(n);
   call.layout = make_layout(k, groups);
@@ -38,7 +34,10 @@ LEPTON_SIMT_ENTRY simt_int8_linear(
   call.x_zero_point_stride = static_cast<int32_t>(x_zero_point_stride);
   call.weight_only = weight_only != 0;
   call.weight = weight, call.weight_n_stride = n_stride, call.weight_k_stride = k_stride;
-  call.tiles = tiles, call.weight_sum = sums;
+  if (packed) {
+    const PackParams p = pack_params(PackedHeader::make(n, k, groups > 1 ? k / groups : 0), packed);
+    call.tiles = p.tiles, call.weight_sum = p.sums;
+  }
   FinishParams& f = call.finish;
   f.weight_scale = weight_scale;
   f.weight_scale_stride = static_cast<int32_t>(weight_scale_stride);
@@ -66,25 +65,10 @@ LEPTON_SIMT_ENTRY simt_quantize_int8(int64_t rows, int64_t columns, const void* 
   return simt::run([&] { launch_prepare(p, true, simt::Launcher{}); });
 }
 
-LEPTON_SIMT_ENTRY simt_pack_int8_weight(int64_t n, int64_t k, int64_t groups, const int8_t* weight,
-                                        int64_t n_stride, int64_t k_stride, int32_t* sums,
-                                        int8_t* tiles, int8_t* unpacked) {
-  const Int8RowLayout layout = make_layout(k, groups);
-  const PackParams p{weight,
-                     n_stride,
-                     k_stride,
-                     n,
-                     k,
-                     groups,
-                     layout.group_size,
-                     layout.group_padded,
-                     layout.row_padded,
-                     round_up(n, 16),
-                     sums,
-                     tiles,
-                     unpacked};
-  return simt::run([&] {
-    launch_pack(p, simt::Launcher{});
-    launch_unpack(p, simt::Launcher{});
-  });
+LEPTON_SIMT_ENTRY simt_pack_int8_weight(int64_t n, int64_t k, int64_t group_size,
+                                        const int8_t* weight, int64_t n_stride, int64_t k_stride,
+                                        uint8_t* packed) {
+  PackParams p = pack_params(PackedHeader::make(n, k, group_size), packed);
+  p.weight = weight, p.n_stride = n_stride, p.k_stride = k_stride;
+  return simt::run([&] { launch_pack(p, simt::Launcher{}); });
 }

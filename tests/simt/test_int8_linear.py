@@ -1,4 +1,4 @@
-"""The CUDA kernels of int8_linear, int8_mm and quantize_int8 in the emulator: the bits of the CPU."""
+"""int8_linear, int8_mm and quantize_int8 on CUDA, in the emulator: the bits of the CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SIZES = {"choose": 0, "small": 1, "medium": 2, "large": 3}
 SCRATCH_BYTES = 4 << 20
 
 
-def aligned(tensor: torch.Tensor, offset: int = 0) -> torch.Tensor:
-    """A copy whose first byte is `offset` bytes behind a multiple of 256, as torch's on CUDA are."""
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that begins at a multiple of 256 bytes, as torch's tensors do on CUDA."""
     item = tensor.element_size()
     room = torch.empty(tensor.numel() * item + 512, dtype=torch.uint8)
-    begin = -room.data_ptr() % 256 + offset
+    begin = -room.data_ptr() % 256
     copy = room[begin : begin + tensor.numel() * item].view(tensor.dtype).view(tensor.shape)
     return copy.copy_(tensor)
 
@@ -56,7 +56,7 @@ def simulate(
     out_zero_point: torch.Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     weight_only: bool = False,
-    packed: tuple[torch.Tensor, torch.Tensor] | None = None,
+    packed: torch.Tensor | None = None,
     processors: int = 1,
     size: str = "choose",
     splits: int = 0,
@@ -67,13 +67,11 @@ def simulate(
     groups = weight_scale.shape[1] if weight_scale is not None and weight_scale.dim() == 2 else 1
     out_dtype = out_dtype or (torch.int32 if weight_scale is None else x.dtype)
     out = poisoned((m, n), out_dtype)
-    tiles, sums = packed or (None, None)
-    given = weight if packed is None else None
     scale_stride = 0 if weight_scale is None or weight_scale.dim() == 0 else groups
     report = simt.call(
         "simt_int8_linear", m, n, k, groups, x, x.stride(0), DTYPES[x.dtype],
         *dequantizer(x_scale), *dequantizer(x_zero_point), weight_only,
-        given, weight.stride(0), weight.stride(1), tiles, sums,
+        None if packed is not None else weight, weight.stride(0), weight.stride(1), packed,
         weight_scale, scale_stride, bias, ACTIVATIONS.index(activation),
         residual, 0 if residual is None else residual.stride(0),
         0 if residual is None else DTYPES[residual.dtype],
@@ -208,7 +206,8 @@ def test_rows_that_are_not_finite(simt):
     x[0, 3], x[2, 39], x[3, 0], x[4] = float("nan"), float("inf"), float("-inf"), 0.0
     got = simulate(simt, x, weight, scale)
     same(got, like(x, weight, scale))
-    assert got[0].isnan().all() and got[4].eq(0).all()
+    assert got[0].isnan().all()
+    assert got[4].eq(0).all()
     options = {"x_scale": torch.tensor(0.05)}
     same(simulate(simt, x, weight, scale, **options), like(x, weight, scale, **options))
 
@@ -236,25 +235,19 @@ def test_quantize_int8(simt, seed, dtype, symmetric, columns):
         same(value, expected)
 
 
-@pytest.mark.parametrize(("n", "k", "groups"), [(1, 1, 1), (19, 70, 1), (33, 96, 4), (16, 65, 13)])
+@pytest.mark.parametrize(("n", "k", "groups"), [(1, 1, 1), (19, 70, 1), (33, 96, 4), (16, 65, 13), (0, 8, 1), (8, 0, 1)])
 def test_packed_weight_is_that_of_the_cpu(simt, seed, n, k, groups):
     weight = values(n, k)
     packed = lk.pack_int8_weight(weight, group_size=k // groups if groups > 1 else None)
-    n_padded, group_padded = -(-n // 16) * 16, -(-(k // groups) // 4) * 4
-    k_padded = -(-groups * group_padded // 64) * 64
-    sums = poisoned((groups, n_padded), torch.int32)
-    tiles = poisoned((n_padded * k_padded,), torch.int8)
-    unpacked = poisoned((n, k), torch.int8)
+    got = poisoned(packed.shape, torch.uint8)
     simt.call(
-        "simt_pack_int8_weight", n, k, groups, weight, k, 1, simt.out(sums), simt.out(tiles),
-        simt.out(unpacked), seed=seed,
+        "simt_pack_int8_weight", n, k, k // groups if groups > 1 else 0, weight, k, 1,
+        simt.out(got), seed=seed,
     )  # fmt: skip
-    assert torch.equal(packed[64 : 64 + sums.numel() * 4].view(torch.int32), sums.flatten())
-    assert torch.equal(packed[-tiles.numel() :].view(torch.int8), tiles)
-    assert torch.equal(unpacked, weight)
+    assert torch.equal(got, packed)
     x, scale = aligned(torch.randn(5, k)), torch.rand(n, groups)
-    got = simulate(simt, x, weight, scale, packed=(tiles, sums), seed=seed)
-    same(got, like(x, weight, scale))
+    y = simulate(simt, x, weight, scale, packed=aligned(packed), seed=seed)
+    same(y, like(x, weight, scale))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
