@@ -235,7 +235,9 @@ def test_quantize_int8(simt, seed, dtype, symmetric, columns):
         same(value, expected)
 
 
-@pytest.mark.parametrize(("n", "k", "groups"), [(1, 1, 1), (19, 70, 1), (33, 96, 4), (16, 65, 13), (0, 8, 1), (8, 0, 1)])
+@pytest.mark.parametrize(
+    ("n", "k", "groups"), [(1, 1, 1), (19, 70, 1), (33, 96, 4), (16, 65, 13), (0, 8, 1), (8, 0, 1)]
+)
 def test_packed_weight_is_that_of_the_cpu(simt, seed, n, k, groups):
     weight = values(n, k)
     packed = lk.pack_int8_weight(weight, group_size=k // groups if groups > 1 else None)
