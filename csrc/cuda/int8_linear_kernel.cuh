@@ -121,16 +121,10 @@ __device__ __forceinline__ TilePosition tile_position(const GemmParams& p) {
   return {band * kBand + inside % height, inside / height};
 }
 
-// One group of k: grid (tiles, 1, splits).
+// The sums of a block's tile to outputs, or to the workspace of split products.
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
-  const TilePosition at = tile_position<Shape>(p);
-  GemmTile<Shape> tile(p, at.m, at.n);
-  typename Shape::Sums sums = {};
-  const int split = static_cast<int>(blockIdx.z);
-  const int begin = static_cast<int>(int64_t{p.blocks} * split / p.splits);
-  const int end = static_cast<int>(int64_t{p.blocks} * (split + 1) / p.splits);
-  tile.run(begin, end, [&](int, const auto& w, const auto& x) { multiply<Shape>(sums, w, x); });
+__device__ __forceinline__ void finish_tile(const GemmParams& p, const TilePosition& at, int warp_m,
+                                            int warp_n, const typename Shape::Sums& sums) {
   cp_async_wait<0>();
   __syncthreads();
 
@@ -138,9 +132,10 @@ __global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
   const Values rows;
   rows.put(sums);
   const FinishParams& f = p.finish;
-  const int m0 = at.m * Shape::kTileM + tile.warp_m() * Values::kRows;
-  const int n0 = at.n * Shape::kTileN + tile.warp_n() * Values::kColumnsWide;
+  const int m0 = at.m * Shape::kTileM + warp_m * Values::kRows;
+  const int n0 = at.n * Shape::kTileN + warp_n * Values::kColumnsWide;
   const int n = n0 + static_cast<int>(lane_index()) % Values::kLanesPerRow * kColumns;
+  const int split = static_cast<int>(blockIdx.z);
   if (p.splits > 1) {
     const int64_t plane = int64_t{split} * f.m;
     for_each_row(rows, m0, f.m, [&](int m, const auto& values) {
@@ -161,6 +156,19 @@ __global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
       finish_sums<decltype(tag)::value>(f, columns, m, values);
     });
   });
+}
+
+// One group of k: grid (tiles, 1, splits).
+template <class Shape>
+__global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
+  const TilePosition at = tile_position<Shape>(p);
+  GemmTile<Shape> tile(p, at.m, at.n);
+  typename Shape::Sums sums = {};
+  const int split = static_cast<int>(blockIdx.z);
+  const int begin = static_cast<int>(int64_t{p.blocks} * split / p.splits);
+  const int end = static_cast<int>(int64_t{p.blocks} * (split + 1) / p.splits);
+  tile.run(begin, end, [&](int, const auto& w, const auto& x) { multiply<Shape>(sums, w, x); });
+  finish_tile<Shape>(p, at, tile.warp_m(), tile.warp_n(), sums);
 }
 
 // Adds up split products, in the order of k, and finishes them: a thread for eight columns.

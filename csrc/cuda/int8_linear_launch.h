@@ -10,14 +10,22 @@
 
 namespace lepton {
 
-template <class Mma>
+// The three tiles of a product, and the kernel that runs them.
+template <class MmaType>
 struct GemmShapes {
+  using Mma = MmaType;
   // 128 x 128: two blocks fill an SM's registers.
   using Large = GemmShape<Mma, 2, 2, 4, 4, 4>;
   // 64 x 64: fills the machine where there are few tiles.
   using Medium = GemmShape<Mma, 2, 2, 2, 2, 4>;
   // 16 x 64: few rows; the weights stream past them.
   using Small = GemmShape<Mma, 1, 2, 1, 2, 6>;
+  static constexpr int kBlocksAtOnce = 1;
+
+  template <class Shape>
+  static constexpr auto kernel() {
+    return &gemm_kernel<Shape>;
+  }
 };
 
 // How one product is cut.
@@ -34,10 +42,9 @@ int64_t tiles_of(const GemmParams& p) {
 }
 
 // `processors`: SMs of the device.
-template <class Mma>
+template <class Shapes>
 GemmPlan plan_gemm(const GemmParams& p, int processors, GemmTileSize wanted = GemmTileSize::choose,
                    int32_t wanted_splits = 0) {
-  using Shapes = GemmShapes<Mma>;
   GemmPlan plan{wanted, 1, 0, 0};
   if (wanted == GemmTileSize::choose) {
     plan.size = p.finish.m <= Shapes::Small::kTileM                ? GemmTileSize::small
@@ -53,7 +60,7 @@ GemmPlan plan_gemm(const GemmParams& p, int processors, GemmTileSize wanted = Ge
   const int64_t most = p.blocks / 8 < 16 ? p.blocks / 8 : 16;
   const int64_t fill = tiles > 0 ? 2 * processors / tiles : 1;
   int64_t splits = wanted_splits > 0 ? wanted_splits : fill < most ? fill : most;
-  if (splits > p.blocks) splits = p.blocks;
+  if (splits > p.blocks / Shapes::kBlocksAtOnce) splits = p.blocks / Shapes::kBlocksAtOnce;
   if (splits < 2) return plan;
   plan.splits = static_cast<int32_t>(splits);
   plan.workspace_stride = ceil_div(p.finish.n, kColumns) * kColumns;
@@ -61,38 +68,40 @@ GemmPlan plan_gemm(const GemmParams& p, int processors, GemmTileSize wanted = Ge
   return plan;
 }
 
-template <class Shape, class Launch>
+template <class Shapes, class Shape, class Launch>
 void launch_gemm_shape(const GemmParams& p, const Launch& launch) {
   const LaunchShape shape{
       {static_cast<uint32_t>(tiles_of<Shape>(p)), 1, static_cast<uint32_t>(p.splits)},
       {Shape::kThreads},
       Shape::kSharedBytes};
-  launch(gemm_kernel<Shape>, shape, p);
+  launch(Shapes::template kernel<Shape>(), shape, p);
 }
 
-// p.splits and the workspace are those of the plan.
-template <class Mma, class Launch>
+// One group of k. p.splits and the workspace are those of the plan.
+template <class Shapes, class Launch>
 void launch_gemm(const GemmParams& p, const GemmPlan& plan, const Launch& launch) {
-  using Shapes = GemmShapes<Mma>;
   if (p.finish.m == 0 || p.finish.n == 0) return;
-  if (p.groups > 1) {
-    using Shape = typename Shapes::Medium;
-    launch(gemm_grouped_kernel<Shape>,
-           LaunchShape{
-               {static_cast<uint32_t>(tiles_of<Shape>(p))}, {Shape::kThreads}, Shape::kSharedBytes},
-           p);
-    return;
-  }
   switch (plan.size) {
-    case GemmTileSize::small: launch_gemm_shape<typename Shapes::Small>(p, launch); break;
-    case GemmTileSize::medium: launch_gemm_shape<typename Shapes::Medium>(p, launch); break;
-    default: launch_gemm_shape<typename Shapes::Large>(p, launch); break;
+    case GemmTileSize::small: launch_gemm_shape<Shapes, typename Shapes::Small>(p, launch); break;
+    case GemmTileSize::medium: launch_gemm_shape<Shapes, typename Shapes::Medium>(p, launch); break;
+    default: launch_gemm_shape<Shapes, typename Shapes::Large>(p, launch); break;
   }
   if (p.splits > 1) {
     const int64_t threads = int64_t{p.finish.m} * ceil_div(p.finish.n, kColumns);
-    launch(gemm_finish_kernel<typename Mma::Sum>,
+    launch(gemm_finish_kernel<typename Shapes::Mma::Sum>,
            LaunchShape{{static_cast<uint32_t>(ceil_div<int64_t>(threads, 128))}, {128}}, p);
   }
+}
+
+// Many groups of k.
+template <class Mma, class Launch>
+void launch_grouped_gemm(const GemmParams& p, const Launch& launch) {
+  using Shape = typename GemmShapes<Mma>::Medium;
+  if (p.finish.m == 0 || p.finish.n == 0) return;
+  launch(gemm_grouped_kernel<Shape>,
+         LaunchShape{
+             {static_cast<uint32_t>(tiles_of<Shape>(p))}, {Shape::kThreads}, Shape::kSharedBytes},
+         p);
 }
 
 // Rows to operand strips, or (plain) to rows of int8.
@@ -125,14 +134,15 @@ void launch_pack(const PackParams& p, const Launch& launch) {
 
 // Rows as strips of 16-bit floats.
 template <class Launch>
-void launch_widen_rows(const PrepareParams& p, int32_t planes, const Launch& launch) {
+void launch_widen_rows(const PrepareParams& p, int32_t planes, bool to_f16, const Launch& launch) {
   if (p.padded_rows == 0 || p.row_padded == 0) return;
   const LaunchShape shape{{static_cast<uint32_t>(p.padded_rows), static_cast<uint32_t>(planes)},
                           {kPrepareThreads}};
   switch (p.x_dtype) {
     case DType::f32: return launch(widen_rows_kernel<float, bf16>, shape, p);
     case DType::bf16: return launch(widen_rows_kernel<bf16, bf16>, shape, p);
-    default: return launch(widen_rows_kernel<f16, f16>, shape, p);
+    default:
+      return launch(to_f16 ? widen_rows_kernel<f16, f16> : widen_rows_kernel<f16, bf16>, shape, p);
   }
 }
 

@@ -19,10 +19,11 @@ class Int8Scratch {
     sums = take(call.weight ? 4 * call.layout.groups * call.n_padded : 0);
     tiles = take(call.weight ? call.n_padded * call.layout.row_padded : 0);
     widened = take(call.weight_only ? call.n_padded * call.layout.row_padded * element : 0);
+    const GemmParams product = gemm(call, planes);
     plan = call.weight_only
-               ? plan_gemm<MmaFloat16<bf16>>(gemm(call, planes), call.processors, call.size,
-                                             call.splits)
-               : plan_gemm<MmaInt8>(gemm(call, planes), call.processors, call.size, call.splits);
+               ? plan_gemm<GemmShapes<MmaFloat16<bf16>>>(product, call.processors, call.size,
+                                                         call.splits)
+               : plan_gemm<GemmShapes<MmaInt8>>(product, call.processors, call.size, call.splits);
     workspace = take(plan.workspace_bytes);
   }
 
@@ -58,6 +59,15 @@ class Int8Scratch {
   }
   int64_t end_ = 0;
 };
+
+// float32 as three planes of bfloat16, from the highest bits down.
+constexpr uint32_t kThreePlanes = 0x210;
+
+template <class Mma, class Launch>
+void launch_product(const GemmParams& p, const GemmPlan& plan, const Launch& launch) {
+  if (p.groups > 1) return launch_grouped_gemm<Mma>(p, launch);
+  launch_gemm<GemmShapes<Mma>>(p, plan, launch);
+}
 
 template <class Launch>
 void run_int8_call(const Int8Call& call, uint8_t* scratch, const Launch& launch) {
@@ -101,13 +111,14 @@ void run_int8_call(const Int8Call& call, uint8_t* scratch, const Launch& launch)
 
   if (call.weight_only) {
     const bool f16_operands = call.x_dtype == DType::f16;
-    launch_widen_rows(rows, at.planes, launch);
+    rows.plane_code = kThreePlanes;
+    launch_widen_rows(rows, at.planes, f16_operands, launch);
     launch_widen_weight(
         {reinterpret_cast<const uint8_t*>(tiles), scratch + at.widened, rows.row_padded, at.planes},
         gemm.w_strips, f16_operands, launch);
     gemm.w = scratch + at.widened;
-    if (f16_operands) return launch_gemm<MmaFloat16<f16>>(gemm, at.plan, launch);
-    return launch_gemm<MmaFloat16<bf16>>(gemm, at.plan, launch);
+    if (f16_operands) return launch_product<MmaFloat16<f16>>(gemm, at.plan, launch);
+    return launch_product<MmaFloat16<bf16>>(gemm, at.plan, launch);
   }
   const bool scaled = call.finish.out_dtype != DType::i32;
   if (scaled) {
@@ -121,7 +132,7 @@ void run_int8_call(const Int8Call& call, uint8_t* scratch, const Launch& launch)
   }
   launch_prepare(rows, false, launch);
   gemm.w = reinterpret_cast<const uint8_t*>(tiles);
-  launch_gemm<MmaInt8>(gemm, at.plan, launch);
+  launch_product<MmaInt8>(gemm, at.plan, launch);
 }
 
 }  // namespace lepton

@@ -29,6 +29,7 @@ struct PrepareParams {
   int32_t scale_stride;
   const int32_t* zero_point;
   int32_t zero_point_stride;
+  uint32_t plane_code;  // widened rows: the plane of each term of k, four bits each
   int8_t* q;
   float* row_scale;   // null: not wanted
   int32_t* row_zero;  // null: not wanted

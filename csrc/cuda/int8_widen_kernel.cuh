@@ -20,10 +20,15 @@ __device__ __forceinline__ bf16 take_plane(float& rest) {
   return {static_cast<uint16_t>(nan ? 0x7FC0u : bits >> 16)};
 }
 
-// Two values as a word of plane `plane`.
+// The plane of a term; see PlaneTerms.
+__device__ __forceinline__ int plane_of(uint32_t code, int term) {
+  return static_cast<int>(code >> (4 * term) & 15u);
+}
+
+// Two values as a word of plane `plane`; values that To holds are in plane 0 alone.
 template <class T, class To>
 __device__ __forceinline__ uint32_t plane_word(float low, float high, int plane) {
-  if constexpr (is_same<T, float>) {
+  if constexpr (is_same<To, bf16> && !is_same<T, bf16>) {
     uint32_t l = 0, h = 0;
     for (int i = 0; i <= plane; ++i) l = take_plane(low).bits, h = take_plane(high).bits;
     return l | h << 16;
@@ -32,10 +37,11 @@ __device__ __forceinline__ uint32_t plane_word(float low, float high, int plane)
   }
 }
 
-// A block for each row and plane; a thread for each chunk of eight operands. To is f16 or bf16.
+// A block for each row and term; a thread for each chunk of eight operands. To is f16 or bf16.
 template <class T, class To>
 __global__ void __launch_bounds__(kPrepareThreads) widen_rows_kernel(PrepareParams p) {
-  const int row = static_cast<int>(blockIdx.x), plane = static_cast<int>(blockIdx.y);
+  const int row = static_cast<int>(blockIdx.x), term = static_cast<int>(blockIdx.y);
+  const int plane = plane_of(p.plane_code, term);
   const bool inside = row < p.rows;
   const RowReader<T> x{Global<const T>::of(p.x) + (inside ? row * p.x_stride : 0), p.vectors};
   const int plane_blocks = p.row_padded * 2 / kBlockBytes;
@@ -53,7 +59,7 @@ __global__ void __launch_bounds__(kPrepareThreads) widen_rows_kernel(PreparePara
       words[2 * w] = plane_word<T, To>(v[0], v[1], plane);
       words[2 * w + 1] = plane_word<T, To>(v[2], v[3], plane);
     }
-    to.store_as(operand_offset(row, (int64_t{plane} * plane_blocks * 4 + chunk) * 16, blocks),
+    to.store_as(operand_offset(row, (int64_t{term} * plane_blocks * 4 + chunk) * 16, blocks),
                 make_uint4(words[0], words[1], words[2], words[3]));
   }
 }
