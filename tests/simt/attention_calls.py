@@ -198,3 +198,66 @@ def expected_backward(
     )  # fmt: skip
     names = ("query", "key", "value", "bias", "sinks")
     return {name: grad for name, grad in zip(names, grads, strict=True) if grad.numel()}
+
+
+@dataclasses.dataclass
+class Cached:
+    """One call of attention_cached."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    seqlens_k: torch.Tensor
+    cu_seqlens_q: torch.Tensor | None = None
+    start_k: torch.Tensor | None = None
+    batch_index: torch.Tensor | None = None
+    block_table: torch.Tensor | None = None
+    key_scale: torch.Tensor | None = None
+    value_scale: torch.Tensor | None = None
+    alibi_slopes: torch.Tensor | None = None
+    sinks: torch.Tensor | None = None
+    window_left: int = -1
+    window_right: int = 0
+    softcap: float = 0.0
+
+    def expected(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output and lse of the reference, in float64 but for an int8 cache."""
+        q = self.query.double()
+        k, v = (t if t.dtype == torch.int8 else t.double() for t in (self.key, self.value))
+        return reference.attention_cached(
+            q, k, v, self.cu_seqlens_q, self.seqlens_k, self.start_k, self.batch_index,
+            self.block_table, self.key_scale, self.value_scale, self.alibi_slopes, self.sinks,
+            q.shape[-1] ** -0.5, self.window_left, self.window_right, self.softcap,
+        )  # fmt: skip
+
+    def run(
+        self, simt: Any, *, seed: int = 0, processors: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output and lse of the kernels."""
+        case = Case(
+            self.query, self.key, self.value, None, self.alibi_slopes, self.sinks,
+            window_left=self.window_left, window_right=self.window_right, bottom_right=True,
+            softcap=self.softcap,
+        )  # fmt: skip
+        out, lse = _outputs(case, self.cu_seqlens_q is not None)
+        table, page = self.block_table, self.key.shape[1]
+        scales = [
+            [0] * 3 if scale is None else list(scale.stride())
+            for scale in (self.key_scale, self.value_scale)
+        ]
+        extra = [
+            0 if table is None else table.shape[1], page,
+            page if table is None else page * table.shape[1], self.key.shape[0],
+            *scales[0], *scales[1],
+        ]  # fmt: skip
+        partial = None
+        if processors:
+            partial = simt.out(torch.full((128 * lse.numel() * (out.shape[3] + 1),), float("nan")))
+        simt.call(
+            "simt_attention_cached", _meta(case, out, self.seqlens_k.numel(), extra, self.value),
+            self.query, self.key, self.value, self.cu_seqlens_q, self.seqlens_k, self.start_k,
+            self.batch_index, table, self.key_scale, self.value_scale, self.alibi_slopes,
+            self.sinks, float(case.scale), float(self.softcap), simt.out(out), simt.out(lse),
+            partial, processors, seed=seed,
+        )  # fmt: skip
+        return out, lse
