@@ -16,6 +16,7 @@ from lepton_kernels import _dispatch, _library
 from lepton_kernels._version import __version__
 
 LIBRARY = _library.load()
+CUDA_LIBRARY, CUDA_ABSENCE = _library.load_cuda()
 BACKENDS = ("reference", "cpu", "cuda", "triton")
 _forced_backend: str | None = None
 
@@ -86,7 +87,17 @@ def force_isa(name: str | None) -> _Restore:
 
 
 def _available_backends() -> list[str]:
-    return ["reference", *(["cpu"] if LIBRARY is not None else [])]
+    return [
+        "reference",
+        *(["cpu"] if LIBRARY is not None else []),
+        *(["cuda"] if CUDA_LIBRARY is not None and torch.cuda.is_available() else []),
+    ]
+
+
+def _why_absent(name: str) -> str:
+    if name == "cuda":
+        return f"; cuda: {CUDA_ABSENCE or 'torch finds no CUDA GPU and driver here'}"
+    return ""
 
 
 def force_backend(name: str | None) -> _Restore:
@@ -115,7 +126,7 @@ def force_backend(name: str | None) -> _Restore:
         kind = "absent" if name in BACKENDS else "unknown"
         raise ValueError(
             f"force_backend: {kind} backend {name!r}; present in this installation: "
-            f"{', '.join(available)}"
+            f"{', '.join(available)}" + _why_absent(name)
         )
     before = _forced_backend
 
@@ -142,8 +153,8 @@ def info() -> dict[str, Any]:
         dict: `backends` (list of str), `forced_backend` (str or None), `isa` in use (str),
         `isa_present` (list of str, worst first), `cpu_features` (list of str), `threads` (int,
         torch's), `ops` (op name to the library that serves CPU tensors), `versions` (dict),
-        `native_library` (path or None), `emulated` (bool: a test build that emulates AVX-512 and
-        AMX), `cpu` (model name).
+        `native_library` and `cuda_library` (path or None), `emulated` (bool: a test build that
+        emulates AVX-512 and AMX), `cpu` (model name).
 
     Example:
         >>> import lepton_kernels as lk
@@ -166,6 +177,7 @@ def info() -> dict[str, Any]:
             "triton": _installed_version("triton"),
         },
         "native_library": str(LIBRARY.path) if LIBRARY else None,
+        "cuda_library": str(CUDA_LIBRARY) if CUDA_LIBRARY else None,
         "emulated": LIBRARY.emulated if LIBRARY else False,
         "cpu": cpu_model(),
     }
