@@ -19,7 +19,8 @@ struct BackwardKeysConfig {
   static constexpr int kKeys = 16 * kWarps;
   static constexpr int kQueries = kDim <= 64 ? 64 : 32;
   static constexpr int kStages = kDim <= 128 ? 2 : 1;
-  static constexpr bool kHold = kDim <= 128;  // keys and values in registers
+  // What stays in registers.
+  static constexpr bool kHoldKeys = kDim <= 64, kHoldValues = kDim <= 64;
   using KeyTile = Tile<kKeys, kDim>;
   using QueryTile = Tile<kQueries, kDim>;
   static constexpr uint32_t kValueAt = KeyTile::kBytes, kStageAt = 2 * KeyTile::kBytes;
@@ -35,7 +36,8 @@ struct BackwardKeysBlock {
   using KeyTile = typename Config::KeyTile;
   using QueryTile = typename Config::QueryTile;
   using Copy = TileCopy<QueryTile, Config::kThreads, T>;
-  static constexpr int kDim8 = Config::kDim / 8, kSteps = Config::kHold ? Config::kDim / 16 : 1;
+  static constexpr int kDim8 = Config::kDim / 8, kSteps = Config::kDim / 16;
+  static constexpr bool kHoldKeys = Config::kHoldKeys, kHoldValues = Config::kHoldValues;
   static constexpr int kQueries8 = Config::kQueries / 8;
   static constexpr bool kGeneral = Config::kGeneral;
 
@@ -44,16 +46,18 @@ struct BackwardKeysBlock {
   int first_key, kv_head, group;
   BlockRange range;
   Copy queries, grads;  // of the head and block that come next, without kGeneral
-  int64_t next_stats;   // index of that block's stats, without kGeneral
+  Global<const float> next_stats;  // this thread's pair of that block, without kGeneral
   uint32_t key_lane, column_lane, row_lane;  // ldmatrix addresses
-  Fragments<1, kSteps> key_fragments, value_fragments;
+  Fragments<1, kHoldKeys ? kSteps : 1> key_fragments;
+  Fragments<1, kHoldValues ? kSteps : 1> value_fragments;
   Accumulators<1, kDim8> grad_key, grad_value;
   float scale_log2;
 
   __device__ __forceinline__ BackwardKeysBlock(const CudaAttention& attention)
       : a(attention),
         queries(Global<const T>(nullptr), 0, 0),
-        grads(Global<const T>(nullptr), 0, 0) {}
+        grads(Global<const T>(nullptr), 0, 0),
+        next_stats(nullptr) {}
 
   __device__ __forceinline__ static uint32_t shared_at(uint32_t offset) {
     return Shared<uint8_t>(offset).address();
@@ -74,13 +78,8 @@ struct BackwardKeysBlock {
                 stride.row, columns);
   }
 
-  __device__ __forceinline__ void copy_stats(uint32_t stage, int64_t first, int rows) {
-    const int i = static_cast<int>(threadIdx.x);
-    if (i < Config::kQueries) {
-      const bool valid = i < rows;
-      cp_async<8>(shared_at(Config::kStageAt + Config::kStatsAt) + stage + static_cast<uint32_t>(i) * 8,
-                  Global<const float>(a.stats) + 2 * (first + (valid ? i : 0)), valid ? 8u : 0u);
-    }
+  __device__ __forceinline__ uint32_t stats_at() const {
+    return shared_at(Config::kStageAt + Config::kStatsAt) + threadIdx.x * 8;
   }
 
   // Starts the copy of a block of queries of a head, their grad_out and their stats.
@@ -108,7 +107,13 @@ struct BackwardKeysBlock {
       g.skip(block);
       g.template next<true>(to + Config::kGradAt, rows);
     }
-    copy_stats(stage, stats_row(head, first), rows);
+    const int i = static_cast<int>(threadIdx.x);
+    if (i < Config::kQueries) {
+      const bool valid = i < rows;
+      cp_async<8>(stats_at() + stage,
+                  Global<const float>(a.stats) + 2 * (stats_row(head, first) + (valid ? i : 0)),
+                  valid ? 8u : 0u);
+    }
   }
 
   // The same for a full block, the one that `queries` and `grads` have come to.
@@ -116,8 +121,8 @@ struct BackwardKeysBlock {
     const uint32_t to = shared_at(Config::kStageAt) + stage;
     queries.template next<false>(to);
     grads.template next<false>(to + Config::kGradAt);
-    copy_stats(stage, next_stats, Config::kQueries);
-    next_stats += Config::kQueries;
+    if (threadIdx.x < Config::kQueries) cp_async<8>(stats_at() + stage, next_stats);
+    next_stats = next_stats + 2 * Config::kQueries;
   }
 
   __device__ __forceinline__ void copy_keys() {
@@ -193,11 +198,11 @@ struct BackwardKeysBlock {
                                           const Dropout& dropout) {
     Accumulators<1, kQueries8> p, ds;
     clear(p);
-    multiply_transposed<T, KeyTile, QueryTile, Config::kHold>(p, &key_fragments, key_lane,
+    multiply_transposed<T, KeyTile, QueryTile, kHoldKeys>(p, &key_fragments, key_lane,
                                                               column_lane + stage);
     if constexpr (Config::kKeyGradient) {
       clear(ds);
-      multiply_transposed<T, KeyTile, QueryTile, Config::kHold>(
+      multiply_transposed<T, KeyTile, QueryTile, kHoldValues>(
           ds, &value_fragments, key_lane + Config::kValueAt, column_lane + stage + Config::kGradAt);
     }
     differentiate<kMasked>(p, ds, head, block, stage, dropout);
@@ -230,7 +235,9 @@ struct BackwardKeysBlock {
     grads = copy_of(p.grad_out, p.grad_out_stride, static_cast<int>(p.value_dim), head);
     queries.skip(block);
     grads.skip(block);
-    next_stats = stats_row(head, block * Config::kQueries);
+    next_stats = Global<const float>(a.stats) +
+                 2 * (stats_row(head, block * Config::kQueries) +
+                      static_cast<int>(threadIdx.x % Config::kQueries));
   }
 
   __device__ __forceinline__ void run() {
@@ -257,8 +264,8 @@ struct BackwardKeysBlock {
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
-    if constexpr (Config::kHold) {
-      load_fragments<KeyTile>(key_fragments, key_lane);
+    if constexpr (kHoldKeys) load_fragments<KeyTile>(key_fragments, key_lane);
+    if constexpr (kHoldValues) {
       load_fragments<KeyTile>(value_fragments, key_lane + Config::kValueAt);
     }
     if constexpr (Config::kStages == 1) {
@@ -288,41 +295,39 @@ struct BackwardKeysBlock {
         compute<true>(head0 + i / masked, range.block(i % masked), stage, dropout);
         stage = Config::kStageBytes - stage;
       }
-      if constexpr (!kGeneral) run_full(head0, count - all_masked, dropout);
+      if constexpr (!kGeneral) run_full(head0, dropout);
     }
     finish();
   }
 
-  // The blocks without a mask; the first is under way to the first stage.
-  __device__ __forceinline__ void run_full(int head, int count, const Dropout& dropout) {
-    if (count == 0) return;
-    const int full = range.full_end - range.full_begin;
-    int left = full - 1;  // blocks of this head still to be copied
-    seek(head, range.full_begin + 1);
-    const Attention& p = a.p;
-    const int64_t rows = int64_t{full} * Config::kQueries;
-    const auto step = [&](uint32_t stage) {
-      cp_async_wait<0>();
-      __syncthreads();
-      if (--count > 0) {
-        if (left-- == 0) {
-          // On to the next head, back to its first full block.
-          queries.from = queries.from + (p.q_stride.head - rows * p.q_stride.row);
-          grads.from = grads.from + (p.grad_out_stride.head - rows * p.grad_out_stride.row);
-          next_stats += a.q_len - rows;
-          left = full - 1;
-        }
-        copy_next(Config::kStageBytes - stage);
-      }
-      cp_async_commit();
-      compute<false>(0, 0, stage, dropout);
-    };
+  // The blocks without a mask, head after head; the very first is under way to the first stage.
+  __device__ __forceinline__ void run_full(int head0, const Dropout& dropout) {
+    if (range.full_begin == range.full_end) return;
 #pragma unroll 1
-    while (true) {
-      step(0);
-      if (count == 0) break;
-      step(Config::kStageBytes);
-      if (count == 0) break;
+    for (int head = head0; head < head0 + group; ++head) {
+      if (head == head0) {
+        seek(head, range.full_begin + 1);
+      } else {
+        __syncthreads();
+        seek(head, range.full_begin);
+        copy_next(0);
+        cp_async_commit();
+      }
+      int left = range.full_end - range.full_begin;
+      const auto step = [&](uint32_t stage) {
+        cp_async_wait<0>();
+        __syncthreads();
+        if (--left > 0) copy_next(Config::kStageBytes - stage);
+        cp_async_commit();
+        compute<false>(0, 0, stage, dropout);
+      };
+#pragma unroll 1
+      while (true) {
+        step(0);
+        if (left == 0) break;
+        step(Config::kStageBytes);
+        if (left == 0) break;
+      }
     }
   }
 

@@ -17,7 +17,8 @@ struct BackwardQueriesConfig {
   static constexpr int kRows = 16 * kRows16 * kWarps;
   static constexpr int kKeys = 32;
   static constexpr int kStages = kDim <= 128 ? 2 : 1;
-  static constexpr bool kHold = kDim <= 128;  // queries and grad_out in registers
+  // What stays in registers.
+  static constexpr bool kHoldQueries = kDim <= 128, kHoldGrads = kDim <= 128 && kRows16 == 1;
   using QueryTile = Tile<kRows, kDim>;
   using KeyTile = Tile<kKeys, kDim>;
   static constexpr uint32_t kGradAt = QueryTile::kBytes, kStageAt = 2 * QueryTile::kBytes;
@@ -33,7 +34,8 @@ struct BackwardQueriesBlock {
   using KeyTile = typename Config::KeyTile;
   using Copy = TileCopy<KeyTile, Config::kThreads, T>;
   static constexpr int kRows16 = Config::kRows16, kKeys8 = Config::kKeys / 8;
-  static constexpr int kDim8 = Config::kDim / 8, kSteps = Config::kHold ? Config::kDim / 16 : 1;
+  static constexpr int kDim8 = Config::kDim / 8, kSteps = Config::kDim / 16;
+  static constexpr bool kHoldQueries = Config::kHoldQueries, kHoldGrads = Config::kHoldGrads;
   static constexpr bool kGeneral = Config::kGeneral;
 
   const CudaAttention& a;
@@ -42,7 +44,8 @@ struct BackwardQueriesBlock {
   BlockRange range;
   Copy keys, values;  // without kGeneral
   uint32_t query_lane, column_lane, row_lane;  // ldmatrix addresses
-  Fragments<kRows16, kSteps> query_fragments, grad_fragments;
+  Fragments<kRows16, kHoldQueries ? kSteps : 1> query_fragments;
+  Fragments<kRows16, kHoldGrads ? kSteps : 1> grad_fragments;
   Accumulators<kRows16, kDim8> sums;
   float minus_lse[kRows16][2], delta[kRows16][2];
   float scale_log2;
@@ -144,10 +147,10 @@ struct BackwardQueriesBlock {
   __device__ __forceinline__ void compute(int block, uint32_t stage, const Dropout& dropout) {
     Accumulators<kRows16, kKeys8> scores, ds;
     clear(scores);
-    multiply_transposed<T, QueryTile, KeyTile, Config::kHold>(scores, &query_fragments, query_lane,
+    multiply_transposed<T, QueryTile, KeyTile, kHoldQueries>(scores, &query_fragments, query_lane,
                                                               column_lane + stage);
     clear(ds);
-    multiply_transposed<T, QueryTile, KeyTile, Config::kHold>(
+    multiply_transposed<T, QueryTile, KeyTile, kHoldGrads>(
         ds, &grad_fragments, query_lane + Config::kGradAt, column_lane + stage + Config::kValueAt);
     differentiate<kMasked>(scores, ds, block, dropout);
     uint32_t packed[kRows16][kKeys8][2];
@@ -203,8 +206,8 @@ struct BackwardQueriesBlock {
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
-    if constexpr (Config::kHold) {
-      load_fragments<QueryTile>(query_fragments, query_lane);
+    if constexpr (kHoldQueries) load_fragments<QueryTile>(query_fragments, query_lane);
+    if constexpr (kHoldGrads) {
       load_fragments<QueryTile>(grad_fragments, query_lane + Config::kGradAt);
     }
     if constexpr (Config::kStages == 1) {

@@ -130,7 +130,7 @@ void launch_attention_backward(const CudaAttention& a, const Launch& launch) {
   }
   if (a.grad_bias) launch_backward_bias<T>(a, launch);
   if (a.grad_sinks) {
-    launch_blocks(launch, &attention_sinks_kernel, a.p.heads, kReduceThreads,
+    launch_blocks(launch, &attention_sinks_kernel<kReduceThreads>, a.p.heads, kReduceThreads,
                   kReduceThreads / 32 * sizeof(float), a);
   }
 }

@@ -94,7 +94,8 @@ __global__ void __launch_bounds__(kReduceThreads) attention_merge_kernel(const C
 }
 
 // A block for each head: -sum of exp(sink - lse) * delta over batches and queries.
-inline __global__ void __launch_bounds__(kReduceThreads)
+template <int kThreads>
+__global__ void __launch_bounds__(kThreads)
     attention_sinks_kernel(const CudaAttention a) {
   const Attention& p = a.p;
   const int head = static_cast<int>(blockIdx.x), heads = static_cast<int>(p.heads);

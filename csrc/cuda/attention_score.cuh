@@ -240,8 +240,8 @@ struct Dropout {
                                                        const uint32_t (&plane)[2]) const {
     const int lane = static_cast<int>(lane_index());
     const bool odd = lane & 1;
-    const int mine = odd ? 1 : 0;
-    const uint4 w = words(first_key + lane % 4 / 2 * 4, query[mine], plane[mine]);
+    const uint4 w = words(first_key + lane % 4 / 2 * 4, odd ? query[1] : query[0],
+                          odd ? plane[1] : plane[0]);
     const uint32_t give0 = odd ? w.x : w.z, give1 = odd ? w.y : w.w;
     const uint32_t got0 = __shfl_xor_sync(kFullWarp, give0, 1);
     const uint32_t got1 = __shfl_xor_sync(kFullWarp, give1, 1);
@@ -259,7 +259,8 @@ struct Dropout {
                                                           const uint32_t (&plane)[2]) const {
     const int turn = static_cast<int>(lane_index()) / 4 % 4;
     const int quad = static_cast<int>(lane_index()) / 16 * 4;
-    const uint4 w = words(first_key + quad + turn / 2 * 8, query[turn & 1], plane[turn & 1]);
+    const uint4 w = words(first_key + quad + turn / 2 * 8, turn & 1 ? query[1] : query[0],
+                          turn & 1 ? plane[1] : plane[0]);
     uint32_t kept = 0;
 #pragma unroll
     for (int x = 0; x < 4; ++x) {
