@@ -2,10 +2,12 @@
 
 LEPTON_NATIVE=0   no compiler needed: reference and Triton backends only.
 LEPTON_SANITIZE=1 AddressSanitizer and UndefinedBehaviorSanitizer (see CONTRIBUTING.md).
+LEPTON_CUDA=0|1   without or with the CUDA library (see tools/cuda_build.py).
 LEPTON_EMULATE=1  the AVX-512 and AMX kernels run on emulated intrinsics, on any CPU; for tests.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -52,7 +54,16 @@ def native_extensions() -> tuple[list, dict]:
         extra_link_args=link,
     )
     native.libraries = []  # free of torch: it keeps state for Python and links to nothing
-    return [ops, native], {"build_ext": BuildExtension.with_options(no_python_abi_suffix=False)}
+    extensions = [ops, native]
+    sys.path.insert(0, "tools")
+    import cuda_build
+
+    if cuda_build.wanted():
+        extensions.append(cuda_build.extension(flags, link, TARGET_TORCH_2_10))
+    else:
+        cuda_build.discard_stale()
+    build = cuda_build.distinct_objects(BuildExtension)
+    return extensions, {"build_ext": build.with_options(no_python_abi_suffix=False)}
 
 
 if os.environ.get("LEPTON_NATIVE") == "0":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -16,7 +17,9 @@ from lepton_kernels import _dispatch, _library
 from lepton_kernels._version import __version__
 
 LIBRARY = _library.load()
+CUDA_LIBRARY, CUDA_ABSENCE = _library.load_cuda()
 BACKENDS = ("reference", "cpu", "cuda", "triton")
+_NAMESPACES = {"reference": _dispatch.REFERENCE_NAMESPACE, "triton": _dispatch.TRITON_NAMESPACE}
 _forced_backend: str | None = None
 
 
@@ -86,7 +89,34 @@ def force_isa(name: str | None) -> _Restore:
 
 
 def _available_backends() -> list[str]:
-    return ["reference", *(["cpu"] if LIBRARY is not None else [])]
+    return [
+        "reference",
+        *(["cpu"] if LIBRARY is not None else []),
+        *(["cuda"] if CUDA_LIBRARY is not None and torch.cuda.is_available() else []),
+        *(["triton"] if _triton_present() else []),
+    ]
+
+
+def _triton_present() -> bool:
+    """Whether Triton kernels can run: on a GPU, or in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+    return interpreted or (torch.version.cuda is not None and torch.cuda.is_available())
+
+
+def register_triton() -> None:
+    """Register the Triton kernels where they can run."""
+    if _triton_present():
+        importlib.import_module("lepton_kernels.triton")
+
+
+def _why_absent(name: str) -> str:
+    if name == "cuda":
+        return f"; cuda: {CUDA_ABSENCE or 'torch finds no CUDA GPU and driver here'}"
+    if name == "triton":
+        return "; triton needs a CUDA GPU, or TRITON_INTERPRET=1"
+    return ""
 
 
 def force_backend(name: str | None) -> _Restore:
@@ -115,15 +145,13 @@ def force_backend(name: str | None) -> _Restore:
         kind = "absent" if name in BACKENDS else "unknown"
         raise ValueError(
             f"force_backend: {kind} backend {name!r}; present in this installation: "
-            f"{', '.join(available)}"
+            f"{', '.join(available)}" + _why_absent(name)
         )
     before = _forced_backend
 
     def apply(choice: str | None) -> None:
         global _forced_backend
-        _dispatch.select_namespace(
-            _dispatch.REFERENCE_NAMESPACE if choice == "reference" else _dispatch.NAMESPACE
-        )
+        _dispatch.select_namespace(_NAMESPACES.get(choice or "", _dispatch.NAMESPACE))
         _forced_backend = choice
 
     apply(name)
@@ -142,8 +170,8 @@ def info() -> dict[str, Any]:
         dict: `backends` (list of str), `forced_backend` (str or None), `isa` in use (str),
         `isa_present` (list of str, worst first), `cpu_features` (list of str), `threads` (int,
         torch's), `ops` (op name to the library that serves CPU tensors), `versions` (dict),
-        `native_library` (path or None), `emulated` (bool: a test build that emulates AVX-512 and
-        AMX), `cpu` (model name).
+        `native_library` and `cuda_library` (path or None), `emulated` (bool: a test build that
+        emulates AVX-512 and AMX), `cpu` (model name).
 
     Example:
         >>> import lepton_kernels as lk
@@ -166,6 +194,7 @@ def info() -> dict[str, Any]:
             "triton": _installed_version("triton"),
         },
         "native_library": str(LIBRARY.path) if LIBRARY else None,
+        "cuda_library": str(CUDA_LIBRARY) if CUDA_LIBRARY else None,
         "emulated": LIBRARY.emulated if LIBRARY else False,
         "cpu": cpu_model(),
     }
@@ -180,6 +209,8 @@ def _op_names() -> list[str]:
 def _serving_library(op: str) -> str:
     if _forced_backend == "reference":
         return "reference"
+    if _forced_backend == "triton":
+        return "triton" if _dispatch.has_triton(op) else "absent"
     has_cpu = torch._C._dispatch_has_kernel_for_dispatch_key(f"{_dispatch.NAMESPACE}::{op}", "CPU")
     return "cpu" if has_cpu else "reference"
 

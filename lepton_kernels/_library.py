@@ -83,3 +83,21 @@ def load() -> OperatorLibrary | None:
         )
         return None
     return OperatorLibrary(path)
+
+
+def load_cuda() -> tuple[Path | None, str]:
+    """Load the CUDA operators where torch has CUDA; no driver is needed. (path, why not)."""
+    path = _find("_cuda")
+    if path is None:
+        return None, "this installation was built without CUDA kernels (build with LEPTON_CUDA=1)"
+    if torch.version.cuda is None:
+        return None, f"torch {torch.__version__} is a build without CUDA"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        reason = f"{path.name} does not load under torch {torch.__version__}: {error}"
+        warnings.warn(
+            f"lepton_kernels: no CUDA kernels: {reason}", NativeLibraryWarning, stacklevel=3
+        )
+        return None, reason
+    return path, ""
