@@ -91,7 +91,7 @@ def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]
     parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
     parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
     parser.add_argument("--rounds", type=_count, default=15, metavar="N", help="timed calls (15)")
-    parser.add_argument("--out", metavar="DIR", help="report.json, report.png, model.safetensors")
+    parser.add_argument("--out", metavar="DIR", help="report, plot, weights and bundle")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_compress)
 
@@ -198,24 +198,30 @@ def _compress(arguments: argparse.Namespace) -> int:
     require("yaml", "lepton compress", "pyyaml")
     if arguments.out:
         require("matplotlib", "lepton compress --out")
-    from lepton_train.compression.run_recipe import run_recipe
+    from lepton_train.compression.run_recipe import run_recipe, save_bundle, save_weights
     from lepton_train.files import write_json
 
-    model, report = run_recipe(
+    run = run_recipe(
         arguments.recipe,
         weights=arguments.weights,
         seed=arguments.seed,
         limit=arguments.limit,
         rounds=arguments.rounds,
     )
+    report = run.report
     print(report)
     if arguments.json:
         print(f"wrote {write_json(arguments.json, report.to_dict())}")
     if arguments.out:
-        from lepton_train.compression.run_recipe import save_weights
+        from lepton_train.bundle import BundleError
 
         out = Path(arguments.out)
         print(f"wrote {write_json(out / 'report.json', report.to_dict())}")
         print(f"wrote {report.plot(out / 'report.png')}")
-        print(f"wrote {save_weights(model, out / 'model.safetensors')}")
+        print(f"wrote {save_weights(run.model, out / 'model.safetensors')}")
+        try:
+            digest = save_bundle(run, out / "bundle")
+            print(f"wrote {out / 'bundle'}, digest {digest}")
+        except BundleError as error:
+            print(f"no bundle: {error}")
     return 0

@@ -290,3 +290,5 @@ def test_a_recipe_reads_itself():
     recipe = Recipe.of(WHOLE)
     assert Recipe.of(recipe) is recipe
     assert recipe.steps[3][1].budget == 0.05
+    assert Recipe.of(recipe.to_dict()) == recipe
+    assert json.dumps(recipe.to_dict())

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 
+import lepton_train as lt
 import pytest
+import torch
 from lepton_train.cli import main
 
 
@@ -88,7 +90,13 @@ def test_compress_by_a_recipe(tmp_path, capsys):
     assert (out / "model.safetensors").stat().st_size / 1e6 == pytest.approx(
         report["after"]["size_mb"], abs=0.01
     )
-    assert "small digits: accuracy" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "small digits: accuracy" in text
+    if (out / "bundle").exists():
+        assert lt.bundle.verify(out / "bundle")
+        assert lt.bundle.load(out / "bundle")(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    else:
+        assert "no bundle: bundle.save" in text
 
 
 @pytest.mark.parametrize(

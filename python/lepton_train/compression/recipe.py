@@ -188,6 +188,14 @@ class Recipe(Strict):
                     )
         return self
 
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values; `of` reads them again."""
+        values = self.model_dump(exclude={"steps"}, exclude_none=True)
+        values["steps"] = [
+            {kind: settings.model_dump(exclude_unset=True)} for kind, settings in self.steps
+        ]
+        return values
+
     @classmethod
     def of(cls, source: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
         """Read a recipe.

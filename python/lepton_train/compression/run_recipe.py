@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,34 @@ from torch import nn
 from lepton_train.compression.chain import compress
 from lepton_train.compression.recipe import Recipe
 from lepton_train.compression.report import CompressionReport
-from lepton_train.compression.sources import DATA_KEYS, MODEL_KEYS, load_task, specification
+from lepton_train.compression.sources import (
+    DATA_KEYS,
+    MODEL_KEYS,
+    Task,
+    load_task,
+    specification,
+)
+from lepton_train.data.card import checksum, data_card
 from lepton_train.files import write_whole
 from lepton_train.metrics import weighted
 from lepton_train.packages import require
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """What `run_recipe` made, with what it was made from.
+
+    Args:
+        model (nn.Module): compressed, in evaluation mode.
+        report (CompressionReport): score, size and latency by step.
+        recipe (Recipe): with the seed that was used.
+        task (Task): model and data as they were loaded.
+    """
+
+    model: nn.Module
+    report: CompressionReport
+    recipe: Recipe
+    task: Task
 
 
 def run_recipe(
@@ -26,7 +51,7 @@ def run_recipe(
     limit: int | None = None,
     rounds: int = 15,
     progress: bool = True,
-) -> tuple[nn.Module, CompressionReport]:
+) -> RecipeRun:
     """Load what the recipe names and compress it.
 
     Args:
@@ -38,7 +63,7 @@ def run_recipe(
         progress (bool): lines on standard error. Default: True.
 
     Returns:
-        (nn.Module, CompressionReport): as `lt.compress`.
+        RecipeRun: model, report, recipe and data.
 
     Raises:
         ValueError: the recipe names no model or data, or as `lt.compress`.
@@ -50,23 +75,60 @@ def run_recipe(
     if plan.model is None or plan.data is None:
         lacking = [name for name in ("model", "data") if getattr(plan, name) is None]
         raise ValueError(f"recipe {plan.name}: names no {' and no '.join(lacking)}")
-    model = specification("model", plan.model, MODEL_KEYS)
+    about_model = specification("model", plan.model, MODEL_KEYS)
     data = specification("data", plan.data, DATA_KEYS)
-    model.setdefault("seed", plan.seed)
+    about_model.setdefault("seed", plan.seed)
     data.setdefault("seed", plan.seed)
     if limit is not None:
         data["limit"] = limit
-    task = load_task(model, data, weights)
+    task = load_task(about_model, data, weights)
     metric: Any = plan.metric or ("accuracy" if task.data.train.classes else "mean_squared_error")
     if isinstance(metric, Mapping):
         metric = weighted(metric)
-    return compress(
+    model, report = compress(
         task.model,
         plan,
         data=task.data,
         metric=metric,
         rounds=rounds,
         progress=progress,
+    )
+    return RecipeRun(model, report, plan, task)
+
+
+def save_bundle(run: RecipeRun, path: str | os.PathLike[str]) -> str:
+    """Write the compressed model as a bundle, with its scores, data and recipe.
+
+    Args:
+        run (RecipeRun): from `run_recipe`.
+        path (str or path): the folder to make.
+
+    Returns:
+        str: digest of the bundle.
+
+    Raises:
+        BundleError: the model is of modules that a bundle can't name; save its weights instead.
+    """
+    from lepton_train import bundle
+
+    part = run.task.data.parts[run.report.scored_on]
+    score = {
+        "name": run.report.metric,
+        "value": run.report.after.score,
+        "data": f"{part.name}, {run.report.scored_on}",
+        "data_sha256": checksum(part),
+    }
+    card = data_card(run.task.data).to_dict()
+    return bundle.save(
+        run.model,
+        path,
+        metadata={
+            "name": run.recipe.name,
+            "metrics": [score],
+            "labels": list(part.classes),
+            "provenance": {"recipe": run.recipe.to_dict(), "data": card, "seed": run.recipe.seed},
+        },
+        example_inputs=part.batch(range(min(8, len(part))))[0],
     )
 
 
