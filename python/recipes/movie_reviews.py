@@ -117,7 +117,7 @@ def run(seed: int, smoke: bool, encoder: str, epochs: int, out: Path) -> dict[st
     rows, digests = [], {}
     for name, each in models.items():
         scores = lt.evaluate(each, tokens["test"], metrics=METRICS).scores
-        digests[name] = save(each, tokenizer, scores, parts, tokens["train"], place / name, seed)
+        digests[name] = save(each, tokenizer, scores, parts, tokens["val"], place / name, seed)
         size = (place / name / "weights.safetensors").stat().st_size
         rows.append({
             "step": name,
@@ -149,11 +149,15 @@ def save(
     tokenizer: Any,
     scores: dict[str, float],
     parts: lt.data.Splits,
-    train: lt.data.Examples,
+    usual: lt.data.Examples,
     path: Path,
     seed: int,
 ) -> str:
-    """The model as a bundle with its tokenizer, scores and training statistics."""
+    """The model as a bundle with its tokenizer, scores and the statistics of its usual inputs.
+
+    Those are of the validation texts: the tokenizer knows the training texts by heart and cuts them
+    into fewer tokens than any other.
+    """
     test_sum = checksum(parts.test)
     metadata = {
         "name": "movie reviews",
@@ -171,8 +175,8 @@ def save(
     }  # fmt: skip
     wanted = ("input_ids", "attention_mask")
     batches = [
-        {name: train.batch(range(start, min(start + 256, len(train))))[0][name] for name in wanted}
-        for start in range(0, len(train), 256)
+        {name: usual.batch(range(start, min(start + 256, len(usual))))[0][name] for name in wanted}
+        for start in range(0, len(usual), 256)
     ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "tokenizer.json"

@@ -97,8 +97,8 @@ class InProcessGrid(Grid):
                 message.metadata.message_type,
                 group_id=message.metadata.group_id,
             )
-            given.metadata._run_id = _RUN  # type: ignore[attr-defined]
-            given.metadata._message_id = number  # type: ignore[attr-defined]
+            given.metadata._run_id = _RUN
+            given.metadata._message_id = number
             try:
                 reply = self._apps[node](given, self._contexts[node])
                 self.bytes_received += _bytes(reply)

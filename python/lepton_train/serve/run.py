@@ -46,6 +46,7 @@ def serve(
         app,
         log_level="warning",
         server_header=False,
+        ws="none",
         limit_concurrency=8 * limits.max_waiting,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
@@ -78,7 +79,7 @@ def background(predictor: Predictor, *, limits: Limits | None = None) -> Iterato
     """
     uvicorn = require("uvicorn", "a server", extra="serve")
     app = create_app(predictor, limits=limits)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
