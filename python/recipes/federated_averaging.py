@@ -3,8 +3,9 @@
     apt-get install dataset-fashion-mnist && pip install ".[demo]"
     python python/recipes/federated_averaging.py --out federated/ --seeds 0 1 2
 
-The same network passes over the same images as often: once centrally, once by averages of whole
-updates, once by averages of int8 updates with error feedback. No Ray, no network.
+One network from one start: trained centrally for 10 passes over the images, then by 20 averages of
+whole updates, and by 20 averages of int8 updates with error feedback; a client passes over its own
+images once between two averages. No Ray, no network.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-def run(seed: int, smoke: bool, rounds: int, folder: Path | None) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, seed: int, rounds: int, passes: int) -> dict[str, Any]:
     """Central and federated training from one start; returns scores and bytes."""
-    train, test = (load_fashion_mnist(name, folder) for name in ("train", "test"))
-    if smoke:
+    train, test = (load_fashion_mnist(name, arguments.data) for name in ("train", "test"))
+    if arguments.smoke:
         train, test = train.subset(range(2000)), test.subset(range(500))
     torch.manual_seed(seed)
     start = network()
@@ -56,14 +57,14 @@ def run(seed: int, smoke: bool, rounds: int, folder: Path | None) -> dict[str, A
     central = copy.deepcopy(start)
     curves: dict[str, list[float]] = {"central": []}
     trainer = lt.federated.LocalTrainer(train.inputs, train.labels, settings, seed=seed)
-    for number in range(rounds):
+    for number in range(passes):
         trainer.train(central)
         curves["central"].append(score(central))
         print(f"central, pass {number + 1}: {curves['central'][-1]:.4f}", flush=True)
 
     result: dict[str, Any] = {"seed": seed, "before": score(start), "bytes": {}}
     models = {"central": central}
-    for compression in (None, "int8"):
+    for compression in (None if each == "none" else each for each in arguments.compression):
         name = "federated" if compression is None else f"federated {compression}"
         model = copy.deepcopy(start)
         clients = [
@@ -110,13 +111,18 @@ def plot(results: list[dict[str, Any]], path: Path) -> Path:
     """Accuracy over rounds, one line for each seed."""
     figure = require("matplotlib.figure", "a picture", "matplotlib").Figure(layout="constrained")
     axis = figure.add_subplot()
-    colours = {"central": "tab:grey", "federated": "tab:blue", "federated int8": "tab:orange"}
+    colours = {
+        "central": "tab:grey",
+        "federated": "tab:blue",
+        "federated bf16": "tab:green",
+        "federated int8": "tab:orange",
+    }
     for index, result in enumerate(results):
         for name, curve in result["curves"].items():
             rounds = range(1, len(curve) + 1)
             label = name if index == 0 else None
             axis.plot(rounds, curve, color=colours[name], label=label, alpha=0.7)
-    axis.set_xlabel("passes over the data (rounds)")
+    axis.set_xlabel("passes over the data (federated: rounds)")
     axis.set_ylabel("accuracy on test images")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
@@ -128,13 +134,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("federated"), help="(default: federated)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
-    parser.add_argument("--rounds", type=int, default=10, help="(default: 10)")
+    parser.add_argument("--rounds", type=int, default=20, help="averages (default: 20)")
+    parser.add_argument("--passes", type=int, default=10, help="central ones (default: 10)")
+    parser.add_argument(
+        "--compression", nargs="+", choices=("none", "bf16", "int8"), default=["none", "int8"],
+        help="of the updates, one run for each (default: none int8)",
+    )  # fmt: skip
     parser.add_argument("--data", type=Path, help="folder with the files of Fashion-MNIST")
     parser.add_argument("--smoke", action="store_true", help="2,000 images, two rounds")
     arguments = parser.parse_args(argv)
     begin = time.perf_counter()
-    rounds = 2 if arguments.smoke else arguments.rounds
-    results = [run(seed, arguments.smoke, rounds, arguments.data) for seed in arguments.seeds]
+    rounds, passes = (2, 2) if arguments.smoke else (arguments.rounds, arguments.passes)
+    results = [run(arguments, seed, rounds, passes) for seed in arguments.seeds]
     names = list(results[0]["curves"])
     finals = {name: [result["curves"][name][-1] for result in results] for name in names}
     for name, scores in finals.items():
@@ -153,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
             "clients": CLIENTS,
             "alpha": ALPHA,
             "rounds": rounds,
+            "passes": passes,
             "largest_gap": gaps,
             "seconds": time.perf_counter() - begin,
             "results": results,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import lepton_kernels as lk
+from lepton_train.architectures import TextClassifier
 from lepton_train.bundle.errors import BundleError
 from lepton_train.bundle.manifest import Golden, Tensor
 from lepton_train.models import SentenceEncoder
@@ -223,7 +224,7 @@ def guess_inputs(model: nn.Module) -> Any:
         BundleError: nothing says so.
     """
     generator = torch.Generator().manual_seed(0)
-    core = model.encoder if isinstance(model, SentenceEncoder) else model
+    core = model.encoder if isinstance(model, (SentenceEncoder, TextClassifier)) else model
     config: Any = getattr(core, "config", None)
     if getattr(core, "main_input_name", None) == "input_ids" and hasattr(config, "vocab_size"):
         ids = torch.randint(0, config.vocab_size, (2, 16), generator=generator)

@@ -10,6 +10,7 @@ from torch import nn
 
 import lepton_kernels as lk
 from lepton_kernels.nn.int8_linear import Int8LinearQAT
+from lepton_train.architectures import ImageCNN, TextClassifier
 from lepton_train.bundle import torch_modules
 from lepton_train.bundle.errors import BundleError
 from lepton_train.fuse import ResidualNorm
@@ -22,8 +23,10 @@ KINDS: dict[type[nn.Module], str] = {
     lk.nn.MultiheadAttention: "MultiheadAttention",
     ResidualNorm: "ResidualNorm",
     SentenceEncoder: "SentenceEncoder",
+    TextClassifier: "TextClassifier",
+    ImageCNN: "ImageCNN",
 }
-COMPOSITES = frozenset(("ResidualNorm", "SentenceEncoder"))
+COMPOSITES = frozenset(("ResidualNorm", "SentenceEncoder", "TextClassifier", "ImageCNN"))
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.int8)
@@ -38,7 +41,7 @@ def arguments_of(module: Any, place: str) -> dict[str, Any]:
     """
     if isinstance(module, lk.nn.MultiheadAttention):
         return torch_modules.attention_arguments(module)
-    if isinstance(module, (ResidualNorm, SentenceEncoder)):
+    if isinstance(module, (ResidualNorm, SentenceEncoder, TextClassifier, ImageCNN)):
         return {}
     sizes = {
         "in_features": module.in_features,
@@ -84,6 +87,13 @@ def make(name: str, arguments: Mapping[str, Any], children: dict[str, nn.Module]
             return ResidualNorm(dense, children["LayerNorm"], children["dropout"])
         if name == "SentenceEncoder":
             return SentenceEncoder(children["encoder"])
+        if name in ("TextClassifier", "ImageCNN"):
+            made = TextClassifier(children["encoder"], 1) if name[0] == "T" else ImageCNN(size=4)
+            if set(children) != set(made._modules):
+                raise BundleError(f"bundle: {name} must hold {', '.join(made._modules)}")
+            for key, child in children.items():
+                setattr(made, key, child)
+            return made
         if name == "MultiheadAttention":
             return lk.nn.MultiheadAttention(**values)
         if name == "Int8Linear":

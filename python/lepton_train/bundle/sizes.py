@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from lepton_train.bundle import torch_modules
+from lepton_train.bundle import lepton_modules, torch_modules
 from lepton_train.bundle.errors import BundleError
 from lepton_train.bundle.manifest import Node
 from lepton_train.bundle.transformers_models import make_transformers_model
 from lepton_train.bundle.weights import Header
 
 _CONTAINERS = torch_modules.CONTAINERS | {"TransformerEncoder"}
-_WITHOUT_WEIGHTS = ("ResidualNorm", "SentenceEncoder")
+_WITHOUT_WEIGHTS = lepton_modules.COMPOSITES
 
 
 class Sizes:

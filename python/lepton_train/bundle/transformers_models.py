@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from typing import Any
@@ -33,10 +34,18 @@ def transformers_arguments(model: Any) -> dict[str, Any]:
         key: value for key, value in model.config.to_diff_dict().items() if key not in _REFUSED
     }
     attention = getattr(model.config, "_attn_implementation", None)
-    return {
+    arguments = {
         "config": json.loads(json.dumps(config, default=str)),
         "attention": attention if attention in _ATTENTION else "sdpa",
     }
+    if _takes_pooling(type(model)) and model.pooler is None:
+        arguments["add_pooling_layer"] = False
+    return arguments
+
+
+def _takes_pooling(kind: Any) -> bool:
+    # The one argument of many encoders that their configuration does not hold.
+    return "add_pooling_layer" in inspect.signature(kind.__init__).parameters
 
 
 def make_transformers_model(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -60,7 +69,10 @@ def make_transformers_model(name: str, arguments: dict[str, Any]) -> nn.Module:
         lk.integrations.transformers.register()
     try:
         config = kind.config_class.from_dict(dict(config_values))
-        model: nn.Module = kind._from_config(config, attn_implementation=attention)
+        options = {}
+        if arguments.get("add_pooling_layer") is False and _takes_pooling(kind):
+            options["add_pooling_layer"] = False
+        model: nn.Module = kind._from_config(config, attn_implementation=attention, **options)
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise BundleError(f"bundle: {name} refuses its configuration: {first}") from error

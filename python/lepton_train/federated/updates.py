@@ -175,7 +175,10 @@ def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def _from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(np.array(array, order="C")).reshape(like.shape).to(like.dtype)
+    value = torch.from_numpy(np.array(array, order="C")).reshape(like.shape)
+    if value.is_floating_point() and not like.is_floating_point():
+        value = value.round()
+    return value.to(like.dtype)
 
 
 def state_from_arrays(arrays: Sequence[np.ndarray], template: Mapping[str, torch.Tensor]) -> State:

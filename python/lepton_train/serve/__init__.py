@@ -7,13 +7,14 @@ app = create_app(Predictor("model"))        # for any ASGI server
 from lepton_train.serve.app import Limits, create_app
 from lepton_train.serve.drift import Drift, population_stability_index, statistics
 from lepton_train.serve.predictor import InputError, Predictor
-from lepton_train.serve.run import serve
+from lepton_train.serve.run import background, serve
 
 __all__ = [
     "Drift",
     "InputError",
     "Limits",
     "Predictor",
+    "background",
     "create_app",
     "population_stability_index",
     "serve",

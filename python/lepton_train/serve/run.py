@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Iterator, Mapping
 
 from lepton_train.bundle.architecture import Builder
 from lepton_train.packages import require
@@ -43,6 +46,7 @@ def serve(
         app,
         log_level="warning",
         server_header=False,
+        ws="none",
         limit_concurrency=8 * limits.max_waiting,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=5,
@@ -56,4 +60,37 @@ def serve(
         try:
             uvicorn.Server(config).run(sockets=[listening])
         finally:
+            app.state.server.close()
+
+
+@contextlib.contextmanager
+def background(predictor: Predictor, *, limits: Limits | None = None) -> Iterator[str]:
+    """Serve on a free port of this machine while a `with` block runs.
+
+    Args:
+        predictor (Predictor): the model.
+        limits (Limits, optional): of requests. Default: None (`Limits()`).
+
+    Returns:
+        context manager of str: the server's address, such as "http://127.0.0.1:40000".
+
+    Raises:
+        RuntimeError: it does not start within 30 s.
+    """
+    uvicorn = require("uvicorn", "a server", extra="serve")
+    app = create_app(predictor, limits=limits)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while not server.started:
+            if time.monotonic() > deadline or not thread.is_alive():
+                raise RuntimeError("serve: the server did not start")
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
             app.state.server.close()
