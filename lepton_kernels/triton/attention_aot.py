@@ -37,7 +37,7 @@ _OFF = {
     "ALL_BATCHES": True, "ALL_HEADS": False, "ALL_ROWS": False, "ALL_COLS": False,
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
-    "causal": {"RIGHT": True},
+    "causal": {"RIGHT": True, "group": 1},  # Triton makes constants of arguments that are 1
     "all": {
         "RIGHT": True, "LEFT": True, "BOTTOM_RIGHT": True, "SOFTCAP": True, "ALIBI": True,
         "BIAS": 2, "SINKS": True, "DROPOUT": True, "ONE_LOOP": True,
@@ -48,6 +48,11 @@ _KERNELS = {
     "query": attention_backward_query_kernel,
     "key": attention_backward_key_kernel,
     "bias": attention_backward_bias_kernel,
+}
+
+_CACHED: dict[int, dict[str, Any]] = {
+    16: {"PAGED": True, "INT8": True, "q_len": 1},
+    64: {"PAGED": True, "VARLEN": True},
 }
 
 
@@ -69,6 +74,8 @@ def _case(
     if kernel is attention_cached_kernel:
         # Split keys: partial results in float32.
         pointers = {**_POINTERS, "out": "*fp32"}
+        if options.get("INT8"):
+            pointers |= {"key": "*i8", "value": "*i8"}
     for argument in kernel.arg_names:
         if argument in constants:
             continue
@@ -97,7 +104,7 @@ def aot_cases() -> Iterator[AotCase]:
             tiles = {
                 ("bf16", "causal"): configs.FAST.get(kind, {}).get(dim),
                 ("bf16", "all"): configs.DEMANDING[kind][dim],
-                ("fp32", "all"): configs.FLOAT32[dim],
+                ("fp32", "all"): configs.FLOAT32[kind][dim],
             }
             for (dtype, options), tile in tiles.items():
                 if tile is not None:
@@ -110,7 +117,7 @@ def aot_cases() -> Iterator[AotCase]:
         for dim, tile in table.items():
             yield _case(
                 f"attention cached {dtype} D{dim} {rows} rows", attention_cached_kernel, dtype, dim,
-                tile, {**OPTIONS["all"], "PAGED": True}, matrix=dtype != "fp32",
+                tile, {**OPTIONS["all"], **_CACHED[rows]}, matrix=dtype != "fp32",
             )  # fmt: skip
     tile = configs.Tile(4, 1, 4, 1)
     yield _case(

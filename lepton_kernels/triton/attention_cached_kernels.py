@@ -97,7 +97,7 @@ def attention_cached_kernel(
 
     last_row = tl.minimum(first_row + BLOCK_M, q_len * group) - 1
     one_head = first_row // q_len == last_row // q_len
-    begin, _, end = key_range(
+    begin, _full_end, end = key_range(
         tl.where(one_head, first_row % q_len, 0), tl.where(one_head, last_row % q_len, q_len - 1),
         k_len, shift, window_left, window_right, LEFT, RIGHT, BLOCK_N,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def attention_cached_kernel(
             step = key_scale + place * stride_ks_batch + row * stride_ks_row
             step += key_head * stride_ks_head
             products *= tl.load(step, mask=inside, other=0.0)[None, :]
-        s, _ = scores(
+        s, _capped = scores(
             products, rows[:, None], cols[None, :], q_len, k_len, shift, score_scale, cap,
             slope[:, None], window_left, window_right, query, 0, 0,
             True, LEFT, RIGHT, SOFTCAP, ALIBI, 0,
@@ -164,7 +164,8 @@ def attention_merge_kernel(
     VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):  # fmt: skip
     """Splits into one result, in their order. Grid: (tiles of the B * H * L rows,)."""
-    at_row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    program = tl.program_id(0).to(tl.int64)
+    at_row = program * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = at_row < row_count
     head = at_row // q_len % heads
     place = (at_row // q_len // heads * q_len + at_row % q_len) * heads + head
@@ -175,12 +176,13 @@ def attention_merge_kernel(
     total = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, BLOCK_DV), tl.float32)
     for split in range(0, splits):
-        offset = split * stride_lse_split.to(tl.int64)
+        wide_split = program * 0 + split
+        offset = wide_split * stride_lse_split
         log_sum = tl.load(partial_lse + offset + at_row, mask=exists, other=float("-inf")) * LOG2E
         new_peak = tl.maximum(peak, log_sum)
         safe = tl.where(new_peak == float("-inf"), 0.0, new_peak)
         weight, shrink = tl.exp2(log_sum - safe), tl.exp2(peak - safe)
-        offset = split * stride_partial_split.to(tl.int64)
+        offset = wide_split * stride_partial_split
         part = tl.load(partial + offset + at, mask=inside, other=0.0)
         # A split without keys may not have been written.
         part = tl.where(log_sum[:, None] == float("-inf"), 0.0, part)
