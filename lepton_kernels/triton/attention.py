@@ -60,16 +60,18 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def tiles_of(
-    cu_seqlens: torch.Tensor, total: int, block: int
+    cu_seqlens: torch.Tensor, total: int, block: int, group: int = 1
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Sequence and first row of every tile of `block` rows, and a bound on their number.
 
+    A sequence has `group` rows for each of its `total` positions.
+
     Tiles beyond the last sequence start behind its end. Nothing waits for the device.
     """
-    lengths = cu_seqlens.diff().clamp(min=0)
+    lengths = cu_seqlens.diff().clamp(min=0) * group
     counts = (lengths + (block - 1)) // block
     ends = counts.cumsum(0)
-    bound = total // block + lengths.shape[0]
+    bound = total * group // block + lengths.shape[0]
     tiles = torch.arange(bound, device=cu_seqlens.device)
     sequence = torch.searchsorted(ends, tiles, right=True).clamp(max=lengths.shape[0] - 1)
     first = (tiles - (ends - counts)[sequence]) * block

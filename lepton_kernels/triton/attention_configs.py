@@ -26,14 +26,14 @@ class Tile:
 FAST = {
     "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 64, 8, 2), 256: Tile(64, 32, 8, 2)},
     "query": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)},
-    "key": {64: Tile(64, 64, 4, 2), 128: Tile(32, 64, 8, 2), 256: Tile(32, 32, 8, 1)},
+    "key": {64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 8, 1), 256: Tile(32, 32, 8, 1)},
 }
 # With options that take registers: window, softcap, ALiBi, bias, dropout.
 DEMANDING = {
     "forward": {64: Tile(64, 32, 4, 2), 128: Tile(64, 32, 8, 1), 256: Tile(64, 16, 8, 1)},
-    "query": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(64, 16, 8, 1)},
-    "key": {64: Tile(32, 64, 8, 1), 128: Tile(32, 64, 8, 1), 256: Tile(16, 64, 8, 1)},
-    "bias": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(64, 32, 8, 1)},
+    "query": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(32, 32, 8, 1)},
+    "key": {64: Tile(16, 64, 4, 1), 128: Tile(16, 64, 8, 1), 256: Tile(16, 32, 8, 1)},
+    "bias": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(64, 16, 8, 1)},
 }
 FLOAT32 = {64: Tile(32, 32, 8, 1), 128: Tile(32, 16, 8, 1), 256: Tile(16, 16, 8, 1)}
 
@@ -49,3 +49,19 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int, deman
     if dtype == torch.float32:
         return FLOAT32[width]
     return (DEMANDING if demanding else FAST)[kernel][width]
+
+
+# By the number of queries and heads that share a key, then by the padded head dimension.
+CACHED = {
+    16: {64: Tile(16, 64, 4, 3), 128: Tile(16, 64, 4, 2), 256: Tile(16, 32, 4, 2)},
+    64: {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 1), 256: Tile(64, 32, 8, 1)},
+}
+CACHED_FLOAT32 = {64: Tile(16, 32, 4, 1), 128: Tile(16, 32, 8, 1), 256: Tile(16, 16, 8, 1)}
+
+
+def cached_tile(dtype: torch.dtype, head_dim: int, value_dim: int, rows: int) -> Tile:
+    """The configuration of attention over a cache; `rows` queries and heads share a key."""
+    width = max(padded(head_dim), padded(value_dim), 64)
+    if dtype == torch.float32:
+        return CACHED_FLOAT32[width]
+    return CACHED[16 if rows <= 16 else 64][width]

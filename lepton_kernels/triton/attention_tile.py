@@ -120,8 +120,10 @@ def dropout_keep(
         plane.to(tl.uint32) + shape,
         offset + shape,
     )
+    # An argument of 1 is a constant, which has no casts.
+    limit = (tl.zeros((), tl.int64) + below).to(tl.uint32)
     words = tl.join(tl.join(w0, w2), tl.join(w1, w3))
-    return tl.reshape(words, (BLOCK_M, BLOCK_N)) >= below.to(tl.uint32)
+    return tl.reshape(words, (BLOCK_M, BLOCK_N)) >= limit
 
 
 @triton.jit

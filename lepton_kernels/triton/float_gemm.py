@@ -110,10 +110,10 @@ def float_gemm_kernel(
         steps = tl.cdiv(group_inputs, INPUTS)
         scale_row = weight_scale + loaded_output * scale_stride
         for step in range(0, steps * groups):
-            group = step // steps
+            group = (step // steps).to(tl.int64)
             start = step % steps * INPUTS
-            x_at = (group * group_inputs + start).to(tl.int64) * x_input_stride
-            weight_at = (group * packed_group_inputs + start).to(tl.int64) * weight_step
+            x_at = (group * group_inputs + start) * x_input_stride
+            weight_at = (group * packed_group_inputs + start) * weight_step
             inside = (k < group_inputs - start)[None, :]
             a = tl.load(x_tile + x_at, mask=inside, other=0.0)
             b = tl.load(weight_tile + weight_at, mask=inside, other=0)

@@ -94,3 +94,33 @@ def test_tracing_sees_the_kernel(namespace):
         aot_function(lambda x: op(x, 2.0), fw_compiler=keep)(x)
     targets = [str(node.target) for graph in graphs for node in graph.graph.nodes]
     assert any("triton_kernel_wrapper" in target for target in targets), targets
+
+
+@compiled
+def test_tracing_sees_the_attention_kernels():
+    """Forward and backward ops, with fake CUDA tensors."""
+    from torch._functorch.aot_autograd import aot_function
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from lepton_kernels.triton import attention  # noqa: F401  (registers the ops)
+
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    options = (0.25, -1, 0, True, 0.0, 0.0)
+
+    def attend(q, k, v, grad):
+        ops = torch.ops.lepton
+        out, lse = ops.attention_forward(q, k, v, *[None] * 6, *options)
+        return ops.attention_backward(grad, None, q, k, v, *[None] * 6, out, lse, *options, False)
+
+    with FakeTensorMode():
+        q = torch.empty(2, 37, 4, 16, device="cuda")
+        k, v = (torch.empty(2, 53, 2, 16, device="cuda") for _ in range(2))
+        aot_function(attend, fw_compiler=keep)(q, k, v, torch.empty_like(q))
+    targets = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    # Forward, delta, queries, keys.
+    assert sum("triton_kernel_wrapper" in target for target in targets) == 4, targets
