@@ -25,7 +25,7 @@ class Tile:
 # By kernel, then by the padded head dimension.
 FAST = {
     "forward": {64: Tile(128, 64, 4, 3), 128: Tile(128, 64, 8, 2), 256: Tile(64, 32, 8, 2)},
-    "query": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(64, 32, 8, 1)},
+    "query": {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2), 256: Tile(32, 32, 4, 1)},
     "key": {64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 8, 1), 256: Tile(32, 32, 8, 1)},
 }
 # With options that take registers: window, softcap, ALiBi, bias, dropout.
@@ -53,7 +53,7 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int, deman
 
 # By the number of queries and heads that share a key, then by the padded head dimension.
 CACHED = {
-    16: {64: Tile(16, 64, 4, 3), 128: Tile(16, 64, 4, 2), 256: Tile(16, 32, 4, 2)},
+    16: {64: Tile(16, 64, 4, 3), 128: Tile(16, 64, 4, 1), 256: Tile(16, 32, 4, 1)},
     64: {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 1), 256: Tile(64, 32, 8, 1)},
 }
 CACHED_FLOAT32 = {64: Tile(16, 32, 4, 1), 128: Tile(16, 32, 8, 1), 256: Tile(16, 16, 8, 1)}
