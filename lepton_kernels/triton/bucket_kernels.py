@@ -25,15 +25,15 @@ _FP8_LARGEST = tl.constexpr(FP8_LARGEST)
 @triton.jit
 def _load_as(address, dtype, at, inside):
     """Elements at a numeric address, of the dtype of that number in DTYPES, as float32."""
+    # No name for the pointer: a variable has one type in all branches.
     if dtype == 0:
-        pointer = address.to(tl.pointer_type(tl.float32))
-        values = tl.load(pointer + at, mask=inside, other=0.0)
+        values = tl.load(address.to(tl.pointer_type(tl.float32)) + at, mask=inside, other=0.0)
     elif dtype == 1:
-        pointer = address.to(tl.pointer_type(tl.bfloat16))
-        values = tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)
+        halves = tl.load(address.to(tl.pointer_type(tl.int16)) + at, mask=inside, other=0)
+        values = halves.to(tl.bfloat16, bitcast=True).to(tl.float32)
     else:
-        pointer = address.to(tl.pointer_type(tl.float16))
-        values = tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)
+        halves = tl.load(address.to(tl.pointer_type(tl.int16)) + at, mask=inside, other=0)
+        values = halves.to(tl.float16, bitcast=True).to(tl.float32)
     return values
 
 
@@ -42,11 +42,11 @@ def _store_as(address, dtype, at, values, inside):
     if dtype == 0:
         tl.store(address.to(tl.pointer_type(tl.float32)) + at, values, mask=inside)
     elif dtype == 1:
-        pointer = address.to(tl.pointer_type(tl.bfloat16))
-        tl.store(pointer + at, values.to(tl.bfloat16), mask=inside)
+        halves = values.to(tl.bfloat16).to(tl.int16, bitcast=True)
+        tl.store(address.to(tl.pointer_type(tl.int16)) + at, halves, mask=inside)
     else:
-        pointer = address.to(tl.pointer_type(tl.float16))
-        tl.store(pointer + at, values.to(tl.float16), mask=inside)
+        halves = values.to(tl.float16).to(tl.int16, bitcast=True)
+        tl.store(address.to(tl.pointer_type(tl.int16)) + at, halves, mask=inside)
 
 
 @triton.jit

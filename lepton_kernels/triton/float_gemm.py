@@ -98,7 +98,7 @@ def float_gemm_kernel(
     if PACKED:
         in_strip = (loaded_output // 16) * weight_stride + (loaded_output % 16) * 4
         weight_tile = weight + in_strip[:, None] + (k // 4 * 64 + k % 4)[None, :]
-        weight_step = weight_input_stride * 16
+        weight_step = tl.full((), 16, tl.int32).to(tl.int64) * weight_input_stride
     else:
         along = k.to(tl.int64) * weight_input_stride
         weight_tile = weight + (loaded_output * weight_stride)[:, None] + along[None, :]
@@ -123,7 +123,7 @@ def float_gemm_kernel(
                 y += multiply(total, scale[None, :])
                 total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     else:
-        wide_inputs = tl.full((), INPUTS, tl.int64)
+        inputs = tl.full((), INPUTS, tl.int32).to(tl.int64)
         for start in range(0, group_inputs, INPUTS):
             if EVEN:
                 a = tl.load(x_tile)
@@ -133,8 +133,8 @@ def float_gemm_kernel(
                 a = tl.load(x_tile, mask=inside, other=0.0)
                 b = tl.load(weight_tile, mask=inside, other=0)
             y = _product(a, b, y, DOT, PRECISION)
-            x_tile += wide_inputs * x_input_stride
-            weight_tile += wide_inputs * weight_step
+            x_tile += inputs * x_input_stride
+            weight_tile += inputs * weight_step
         if weight_scale is not None:
             scale = tl.load(weight_scale + loaded_output * scale_stride).to(tl.float32)
             y = multiply(y, scale[None, :])
