@@ -104,7 +104,7 @@ def aot_cases() -> Iterator[AotCase]:
             tiles = {
                 ("bf16", "causal"): configs.FAST.get(kind, {}).get(dim),
                 ("bf16", "all"): configs.DEMANDING[kind][dim],
-                ("fp32", "all"): configs.FLOAT32[dim],
+                ("fp32", "all"): configs.FLOAT32[kind][dim],
             }
             for (dtype, options), tile in tiles.items():
                 if tile is not None:

@@ -35,7 +35,12 @@ DEMANDING = {
     "key": {64: Tile(16, 64, 4, 1), 128: Tile(16, 64, 8, 1), 256: Tile(16, 32, 8, 1)},
     "bias": {64: Tile(64, 32, 8, 1), 128: Tile(64, 32, 8, 1), 256: Tile(64, 16, 8, 1)},
 }
-FLOAT32 = {64: Tile(32, 32, 8, 1), 128: Tile(32, 16, 8, 1), 256: Tile(16, 16, 8, 1)}
+FLOAT32 = {
+    "forward": {64: Tile(32, 32, 8, 1), 128: Tile(32, 16, 8, 1), 256: Tile(16, 16, 8, 1)},
+    "query": {64: Tile(32, 32, 8, 1), 128: Tile(16, 16, 4, 1), 256: Tile(16, 16, 4, 1)},
+    "key": {64: Tile(32, 16, 8, 1), 128: Tile(16, 16, 8, 1), 256: Tile(16, 16, 8, 1)},
+    "bias": {64: Tile(32, 32, 8, 1), 128: Tile(32, 16, 8, 1), 256: Tile(16, 16, 8, 1)},
+}
 
 
 def padded(dim: int) -> int:
@@ -47,7 +52,7 @@ def choose(kernel: str, dtype: torch.dtype, head_dim: int, value_dim: int, deman
     """The configuration of `kernel` ("forward", "query", "key" or "bias") for a call."""
     width = max(padded(head_dim), padded(value_dim), 64)
     if dtype == torch.float32:
-        return FLOAT32[width]
+        return FLOAT32[kernel][width]
     return (DEMANDING if demanding else FAST)[kernel][width]
 
 

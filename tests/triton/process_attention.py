@@ -257,7 +257,7 @@ def test_opcheck(op):
 
 
 def test_every_configuration_has_whole_warps():
-    tables = [*FAST.values(), *DEMANDING.values(), *CACHED.values(), FLOAT32]
+    tables = [*FAST.values(), *DEMANDING.values(), *CACHED.values(), *FLOAT32.values()]
     for tile in (tile for table in tables for tile in table.values()):
         assert tile.block_n % 16 == 0
         assert tile.block_m % 16 == 0
