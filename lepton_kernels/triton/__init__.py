@@ -8,9 +8,17 @@ the ops; it also works without a GPU, to compile the kernels ahead of time.
 from lepton_kernels.triton import (
     attention,
     attention_cached,
+    bucket,
     int8_linear,
     quantize_int8,
     sparse_linear,
 )
 
-__all__ = ["attention", "attention_cached", "int8_linear", "quantize_int8", "sparse_linear"]
+__all__ = [
+    "attention",
+    "attention_cached",
+    "bucket",
+    "int8_linear",
+    "quantize_int8",
+    "sparse_linear",
+]

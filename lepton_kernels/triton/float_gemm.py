@@ -20,7 +20,7 @@ TILES = {
     "rows16": Tile(16, 32, 128, 4, 4),
     "rows64": Tile(64, 64, 64, 4, 3, 2),
     "square": Tile(128, 128, 64, 8, 3, 4),
-    "rows16_fp32": Tile(16, 32, 64, 4, 4),
+    "rows16_fp32": Tile(16, 64, 32, 4, 3),
     "rows64_fp32": Tile(64, 64, 32, 8, 3, 2),
 }
 
@@ -98,7 +98,7 @@ def float_gemm_kernel(
     if PACKED:
         in_strip = (loaded_output // 16) * weight_stride + (loaded_output % 16) * 4
         weight_tile = weight + in_strip[:, None] + (k // 4 * 64 + k % 4)[None, :]
-        weight_step = weight_input_stride * 16
+        weight_step = tl.full((), 16, tl.int32).to(tl.int64) * weight_input_stride
     else:
         along = k.to(tl.int64) * weight_input_stride
         weight_tile = weight + (loaded_output * weight_stride)[:, None] + along[None, :]
@@ -110,10 +110,10 @@ def float_gemm_kernel(
         steps = tl.cdiv(group_inputs, INPUTS)
         scale_row = weight_scale + loaded_output * scale_stride
         for step in range(0, steps * groups):
-            group = step // steps
+            group = (step // steps).to(tl.int64)
             start = step % steps * INPUTS
-            x_at = (group * group_inputs + start).to(tl.int64) * x_input_stride
-            weight_at = (group * packed_group_inputs + start).to(tl.int64) * weight_step
+            x_at = (group * group_inputs + start) * x_input_stride
+            weight_at = (group * packed_group_inputs + start) * weight_step
             inside = (k < group_inputs - start)[None, :]
             a = tl.load(x_tile + x_at, mask=inside, other=0.0)
             b = tl.load(weight_tile + weight_at, mask=inside, other=0)
@@ -123,6 +123,7 @@ def float_gemm_kernel(
                 y += multiply(total, scale[None, :])
                 total = tl.zeros((ROWS, OUTPUTS), tl.float32)
     else:
+        inputs = tl.full((), INPUTS, tl.int32).to(tl.int64)
         for start in range(0, group_inputs, INPUTS):
             if EVEN:
                 a = tl.load(x_tile)
@@ -132,8 +133,8 @@ def float_gemm_kernel(
                 a = tl.load(x_tile, mask=inside, other=0.0)
                 b = tl.load(weight_tile, mask=inside, other=0)
             y = _product(a, b, y, DOT, PRECISION)
-            x_tile += INPUTS * x_input_stride
-            weight_tile += INPUTS * weight_step
+            x_tile += inputs * x_input_stride
+            weight_tile += inputs * weight_step
         if weight_scale is not None:
             scale = tl.load(weight_scale + loaded_output * scale_stride).to(tl.float32)
             y = multiply(y, scale[None, :])
@@ -164,10 +165,11 @@ def _mode(x: torch.dtype, weight: torch.dtype) -> int:
     return FULL.value
 
 
-def tile_for(rows: int, outputs: int, mode: int, groups: int) -> Tile:
+def tile_for(rows: int, outputs: int, mode: int, groups: int, *, transposed: bool) -> Tile:
     """Tile of a product with this many rows of x and output features."""
     if mode != HALF.value:
-        return TILES["rows16_fp32" if rows <= 16 else "rows64_fp32"]
+        narrow = rows <= 16 and mode == SPLIT.value and not transposed
+        return TILES["rows16_fp32" if narrow else "rows64_fp32"]
     if rows <= 16:
         return TILES["rows16"]
     return TILES["rows64" if rows <= 64 or outputs <= 64 or groups > 1 else "square"]
@@ -206,7 +208,8 @@ def float_gemm(
     groups = 1 if scale is None else scale.shape[1]
     width = inputs // groups
     mode = _mode(x.dtype, matrix.dtype)
-    tile = tile or tile_for(rows, outputs, mode, groups)
+    transposed = not packed and matrix.stride(1) != 1
+    tile = tile or tile_for(rows, outputs, mode, groups, transposed=transposed)
     programs = triton.cdiv(rows, tile.rows) * triton.cdiv(outputs, tile.outputs)
     wrap(float_gemm_kernel)[(programs,)](
         x,
@@ -330,5 +333,6 @@ def aot_cases() -> Iterator[AotCase]:
     for tile in ("rows16_fp32", "rows64_fp32"):
         yield _case("int8", tile, "*fp32", "*i8", split)
         yield _case("int8_groups", tile, "*fp32", "*i8", split, grouped=True)
-        yield _case("fp32", tile, "*fp32", "*fp32", full)
-        yield _case("fp32_transposed", tile, "*fp32", "*fp32", full, transposed=True)
+    yield _case("fp32", "rows64_fp32", "*fp32", "*fp32", full)
+    yield _case("fp32_transposed", "rows64_fp32", "*fp32", "*fp32", full, transposed=True)
+    yield _case("bf16_transposed", "rows64_fp32", "*fp32", "*bf16", split, transposed=True)

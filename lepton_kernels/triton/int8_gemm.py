@@ -63,12 +63,13 @@ def tile_for(
 @triton.jit
 def tile_of(rows, outputs, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BAND: tl.constexpr):
     """Which tile this program computes: bands of `BAND` tiles of rows keep the weight in L2."""
-    program = tl.program_id(0)
+    program = tl.program_id(0).to(tl.int64)
     row_tiles = tl.cdiv(rows, ROWS)
     in_band = BAND * tl.cdiv(outputs, OUTPUTS)
     first = program // in_band * BAND
     height = tl.minimum(row_tiles - first, BAND)
-    return first + program % in_band % height, program % in_band // height
+    row_tile = first + program % in_band % height
+    return row_tile.to(tl.int32), (program % in_band // height).to(tl.int32)
 
 
 @triton.jit
@@ -138,7 +139,7 @@ def int8_gemm_kernel(
         steps = tl.cdiv(group_inputs, INPUTS)
         scale_row = weight_scale + loaded_output * scale_stride
         for step in range(0, steps * groups):
-            group = step // steps
+            group = (step // steps).to(tl.int64)
             start = step % steps * INPUTS
             x_at = group * group_inputs + start
             weight_at = (group * packed_group_inputs + start) * weight_step
@@ -310,10 +311,10 @@ def weight_sums_kernel(
     INPUTS: tl.constexpr,
 ):
     """Sum of each row of a row-major int8 weight over each group: (groups, outputs)."""
-    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    output = tl.program_id(0).to(tl.int64) * OUTPUTS + tl.arange(0, OUTPUTS)
     group = tl.program_id(1).to(tl.int64)
     k = tl.arange(0, INPUTS)
-    first = weight + output.to(tl.int64) * weight_stride + group * group_inputs
+    first = weight + output * weight_stride + group * group_inputs
     total = tl.zeros((OUTPUTS,), tl.int32)
     for start in range(0, group_inputs, INPUTS):
         inside = (output < outputs)[:, None] & (k < group_inputs - start)[None, :]

@@ -10,6 +10,7 @@ import triton
 from lepton_kernels import _dispatch
 from lepton_kernels.ops._int8_checks import check_int8_linear, check_int8_values
 from lepton_kernels.ops.int8_mm import _check as check_int8_mm
+from lepton_kernels.reference import int8_linear as reference
 from lepton_kernels.reference.packed_weight import HEADER_BYTES, PackedShape
 from lepton_kernels.triton.float_gemm import float_gemm
 from lepton_kernels.triton.int8_gemm import (
@@ -227,5 +228,30 @@ def launch_int8_gemm(
     )
 
 
+def int8_linear_qat(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    x_scale: torch.Tensor | None,
+    x_zero_point: torch.Tensor | None,
+    group_size: int,
+    activation: int,
+) -> torch.Tensor:
+    """The op `int8_linear_qat` on Triton: quantises the float weight, then `int8_linear`."""
+    grouped = weight.reshape(-1, group_size) if group_size else weight
+    q, scale, _ = quantize_rows(grouped.contiguous())
+    scale = scale.reshape(weight.shape[0], -1)
+    quantizers = (x_scale, x_zero_point, None, None)
+    q = q.reshape(weight.shape)
+    return int8_linear(x, q, scale, bias, None, *quantizers, False, activation, x.dtype)
+
+
 _dispatch.register_triton("int8_mm", int8_mm)
 _dispatch.register_triton("int8_linear", int8_linear)
+_dispatch.register_triton("int8_linear_qat", int8_linear_qat)
+# Gradients are float products, which torch's own matmul serves, and packing moves bytes: plain
+# torch, on any device. Those that read the header of a packed weight can't be traced.
+_dispatch.register_triton("int8_linear_qat_backward", reference.int8_linear_qat_backward)
+_dispatch.register_triton("int8_linear_backward", reference.int8_linear_backward, traced=False)
+_dispatch.register_triton("pack_int8_weight", reference.pack_int8_weight, traced=False)
+_dispatch.register_triton("unpack_int8_weight", reference.unpack_int8_weight, traced=False)

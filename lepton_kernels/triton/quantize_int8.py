@@ -57,10 +57,10 @@ def quantize_rows_kernel(
     Columns from `columns` to `columns_written` become 0. A row that is not finite gets a scale of
     NaN and values of 0.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     in_rows = row < rows
     column = tl.arange(0, BLOCK)
-    source = x + (row.to(tl.int64) * x_stride)[:, None] + column[None, :]
+    source = x + (row * x_stride)[:, None] + column[None, :]
     low = tl.zeros((ROWS,), tl.float32)
     high = tl.zeros((ROWS,), tl.float32)
     for start in range(0, columns, BLOCK):
@@ -76,11 +76,11 @@ def quantize_rows_kernel(
     extent = high - low
     broken = is_finite(extent) == 0
     if given_scale is not None:
-        step = tl.load(given_scale + row.to(tl.int64) * given_stride, mask=in_rows, other=1.0)
+        step = tl.load(given_scale + row * given_stride, mask=in_rows, other=1.0)
         inverse = tl.div_rn(tl.full((ROWS,), 1.0, tl.float32), step)
         zero = tl.zeros((ROWS,), tl.float32)
         if given_zero_point is not None:
-            given = given_zero_point + row.to(tl.int64) * given_stride
+            given = given_zero_point + row * given_stride
             zero = tl.load(given, mask=in_rows, other=0).to(tl.float32)
         lowest = -128.0
     else:
@@ -97,7 +97,7 @@ def quantize_rows_kernel(
     tl.store(scale + row, tl.where(broken, float("nan"), step), mask=in_rows)
     if zero_point is not None:
         tl.store(zero_point + row, zero.to(tl.int32), mask=in_rows)
-    target = q + (row.to(tl.int64) * q_stride)[:, None] + column[None, :]
+    target = q + (row * q_stride)[:, None] + column[None, :]
     for start in range(0, columns_written, BLOCK):
         inside = in_rows[:, None] & (column < columns - start)[None, :]
         values = tl.load(source + start, mask=inside, other=0.0).to(tl.float32)

@@ -9,6 +9,7 @@ import triton
 
 from lepton_kernels import _dispatch
 from lepton_kernels.ops.sparse_linear import _check, _check_packed
+from lepton_kernels.reference import sparse_weight
 from lepton_kernels.reference.int8_linear import _activation_gradient
 from lepton_kernels.reference.sparse_weight import SparseHeader, read_header
 from lepton_kernels.triton.float_gemm import _mode, float_gemm
@@ -207,3 +208,6 @@ def sparse_linear_backward(
 # The header of the packed weight says which kernel runs: torch.compile calls these as they are.
 _dispatch.register_triton("sparse_linear", sparse_linear, traced=False)
 _dispatch.register_triton("sparse_linear_backward", sparse_linear_backward, traced=False)
+# Packing moves bytes: plain torch, on any device.
+_dispatch.register_triton("pack_sparse", sparse_weight.pack_sparse, traced=False)
+_dispatch.register_triton("unpack_sparse", sparse_weight.unpack_sparse, traced=False)

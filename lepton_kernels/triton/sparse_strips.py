@@ -68,7 +68,7 @@ def expand_bitmask_kernel(
 ):
     """Dense matrix (outputs, inputs) of a bitmask weight: a program for INPUTS of a strip."""
     strip = tl.program_id(0).to(tl.int64)
-    start = tl.program_id(1) * INPUTS
+    start = (tl.program_id(1).to(tl.int64) * INPUTS).to(tl.int32)
     first = strip * (inputs_padded // 4 if QUADS else inputs_padded)
     base = tl.load(offsets + strip)
     # Where the values of these inputs begin: count those of the inputs before.
@@ -158,7 +158,7 @@ def strip_product_kernel(
     One program for 16 outputs. With int8 values (QUADS) x is quantised and sums are int32.
     """
     strip = tl.program_id(0).to(tl.int64)
-    first_row = tl.program_id(1) * ROWS
+    first_row = (tl.program_id(1).to(tl.int64) * ROWS).to(tl.int32)
     row = first_row + tl.arange(0, ROWS)
     x_row = x + (tl.where(row < rows, row, 0).to(tl.int64) * x_stride)[:, None]
     k = tl.arange(0, INPUTS)

@@ -158,6 +158,20 @@ def test_gradients(static, grouped):
         torch.testing.assert_close(ours, reference)
 
 
+@pytest.mark.parametrize("group_size", [None, 8])
+def test_quantisation_aware_training(group_size):
+    x, weight, bias = torch.randn(5, 24), torch.randn(9, 24), torch.randn(9)
+
+    def run():
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        y = lk.int8_linear_qat(*leaves, group_size=group_size, activation="silu")
+        y.square().sum().backward()
+        return [y.detach(), *(leaf.grad for leaf in leaves)]
+
+    for ours, reference in zip(*both(run), strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
 def test_bad_arguments():
     x, weight, scale, _, _ = problem(5, 24, 9, 1, torch.float32)
     with lk.force_backend("triton"):

@@ -80,7 +80,7 @@ def faults(tree):
                 yield node.lineno, "tl.program_id(...) must be followed by .to(tl.int64)"
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
                 sides = (node.left, node.right)
-                strides = [name_of(s).startswith("stride") for s in sides]
+                strides = ["stride" in name_of(s) for s in sides]
                 if any(strides) and not any(is_wide(s, wide) for s in sides):
                     yield node.lineno, f"{ast.unparse(node)} is not 64 bits wide"
 
