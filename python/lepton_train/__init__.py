@@ -19,6 +19,7 @@ from lepton_train.low_precision import LowPrecisionLinear, lower_
 from lepton_train.pack import PackReport, pack_
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
+from lepton_train.recover import RecoveryReport, recover_
 from lepton_train.report import QuantizationReport
 from lepton_train.sensitivity import sensitivity
 from lepton_train.training import EarlyStopping, Evaluation, FitResult, evaluate, fit
@@ -48,6 +49,7 @@ __all__ = [
     "PruningReport",
     "PruningSchedule",
     "QuantizationReport",
+    "RecoveryReport",
     "__version__",
     "bundle",
     "compress",
@@ -64,5 +66,6 @@ __all__ = [
     "pack_",
     "prune_",
     "quantize_",
+    "recover_",
     "sensitivity",
 ]

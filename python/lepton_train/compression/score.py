@@ -9,7 +9,7 @@ from torch import nn
 
 from lepton_train import metrics as metrics_
 from lepton_train.metrics import Metric
-from lepton_train.training import evaluate
+from lepton_train.training.evaluate import evaluate
 
 
 class Score:
