@@ -1,0 +1,489 @@
+// Forward attention: a block takes a tile of query rows and walks over tiles of keys with the
+// online softmax (Milakov and Gimelshein, 2018; Dao, "FlashAttention-2", 2023). Scores never leave
+// registers.
+#pragma once
+
+#include "cuda/attention_gather.cuh"
+
+namespace lepton {
+
+// kGeneral: any option, any layout of keys, any share of the keys. Without it only the window, and
+// rows at multiples of 16 bytes.
+template <class T_, int kDim_, bool kGeneral_>
+struct ForwardConfig {
+  using T = T_;
+  static constexpr int kDim = kDim_;
+  static constexpr bool kGeneral = kGeneral_;
+  static constexpr int kWarps = 4, kThreads = 32 * kWarps;
+  static constexpr int kRows16 = kDim <= 128 && !kGeneral ? 2 : 1;  // blocks of 16 rows of a warp
+  static constexpr int kRows = 16 * kRows16 * kWarps;
+  static constexpr int kKeys = 64;
+  static constexpr bool kHoldQuery = kDim <= 64;  // in registers
+  // Two stages: the next keys and values arrive during a whole iteration. One: values arrive while
+  // scores are computed and keys while values are summed, which leaves room for two blocks.
+  static constexpr bool kTwoStages = kDim <= 64;
+  using QueryTile = Tile<kRows, kDim>;
+  using KeyTile = Tile<kKeys, kDim>;
+  static constexpr uint32_t kKeyAt = QueryTile::kBytes;
+  static constexpr uint32_t kStageBytes = 2 * KeyTile::kBytes;  // keys, then values
+  static constexpr uint32_t kPlaceAt = kKeyAt + kStageBytes * (kTwoStages ? 2 : 1);
+  static constexpr uint32_t kSharedBytes = kPlaceAt + 32;
+};
+
+template <class Config>
+struct ForwardBlock {
+  using T = typename Config::T;
+  using QueryTile = typename Config::QueryTile;
+  using KeyTile = typename Config::KeyTile;
+  static constexpr int kRows16 = Config::kRows16, kKeys8 = Config::kKeys / 8;
+  static constexpr int kDim8 = Config::kDim / 8, kSteps = Config::kDim / 16;
+  static constexpr bool kGeneral = Config::kGeneral;
+  using Copy = TileCopy<KeyTile, Config::kThreads, T>;
+
+  const CudaAttention& a;
+  Sequence s;
+  int first_row, rows, head0, kv_head;  // the tile's first row of all `rows`; its first head
+  int split = 0;                        // which share of the keys
+  BlockRange range;
+  Copy keys, values;              // without kGeneral: from row 0 of this head
+  uint32_t key_lane, value_lane;  // ldmatrix addresses in stage 0
+  uint32_t query_lane;
+  Fragments<kRows16, Config::kHoldQuery ? kSteps : 1> query;
+  Accumulators<kRows16, kDim8> out;
+  float row_max[kRows16][2], row_sum[kRows16][2];
+  float scale_log2;
+
+  __device__ __forceinline__ ForwardBlock(const CudaAttention& attention)
+      : a(attention),
+        keys(Global<const T>(nullptr), 0, 0),
+        values(Global<const T>(nullptr), 0, 0) {}
+
+  __device__ __forceinline__ static uint32_t shared_at(uint32_t offset) {
+    return Shared<uint8_t>(offset).address();
+  }
+
+  // Row of the sequence (of all packed heads) that element pair `half` of row block m lies in.
+  __device__ __forceinline__ int row_of(int m, int half) const {
+    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(lane_index());
+    return first_row + (warp * kRows16 + m) * 16 + half * 8 + lane / 4;
+  }
+  __device__ __forceinline__ int query_of(int row) const { return kGeneral ? row / a.pack : row; }
+  __device__ __forceinline__ int head_of(int row) const {
+    return kGeneral ? head0 + row % a.pack : head0;
+  }
+
+  // Starts the copy of a block of keys or values. Without kMasked it is the one behind the last.
+  template <bool kMasked>
+  __device__ __forceinline__ void copy_keys(Copy& copy, int block, uint32_t stage, bool value) {
+    const Attention& p = a.p;
+    const uint32_t to = shared_at(Config::kKeyAt + (value ? KeyTile::kBytes : 0)) +
+                        stage;
+    if constexpr (kGeneral) {
+      gather_keys<KeyTile, Config::kThreads, T>(
+          a, s, to, value ? p.v : p.k, value ? p.v_stride : p.k_stride,
+          static_cast<int>(value ? p.value_dim : p.head_dim), kv_head, block * Config::kKeys);
+    } else if constexpr (kMasked) {
+      Copy once = copy;
+      once.skip(block);
+      once.template next<true>(to, s.k_len - block * Config::kKeys);
+    } else {
+      copy.template next<false>(to);
+    }
+  }
+
+  __device__ __forceinline__ void copy_query() {
+    const Attention& p = a.p;
+    const int columns = static_cast<int>(p.head_dim);
+    const Global<const T> q = Global<const T>::of(static_cast<const T*>(p.q));
+    const int64_t base = s.q_batch * p.q_stride.batch + s.q_begin * p.q_stride.row;
+    if constexpr (kGeneral) {
+      gather_tile<QueryTile, Config::kThreads, T>(
+          shared_at(0), q, columns, a.vector_q, [&](int r) -> int64_t {
+            const int row = first_row + r;
+            if (row >= rows) return -1;
+            return base + query_of(row) * p.q_stride.row + head_of(row) * p.q_stride.head;
+          });
+    } else {
+      TileCopy<QueryTile, Config::kThreads, T> copy(
+          q + (base + head0 * p.q_stride.head + first_row * p.q_stride.row), p.q_stride.row,
+          columns);
+      copy.template next<true>(shared_at(0), rows - first_row);
+    }
+  }
+
+  // Scores of a block of keys to units of log 2 where options change them; -inf where hidden.
+  __device__ __forceinline__ void mask(Accumulators<kRows16, kKeys8>& scores, int block) {
+    const int column = block * Config::kKeys + static_cast<int>(lane_index()) % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = row_of(m, half), q = query_of(row), head = head_of(row);
+        const int low = q + s.shift - a.left, high = min(s.k_len, q + s.shift + a.right + 1);
+#pragma unroll
+        for (int n = 0; n < kKeys8; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            float& score = scores[m][n][2 * half + i];
+            const int key = column + n * 8 + i;
+            if constexpr (kGeneral) {
+              float unused;
+              score = score_of(a, s, head, q, key, score, unused);
+            }
+            if (key < low || key >= high) score = minus_infinity();
+          }
+        }
+      }
+    }
+  }
+
+  // Zeroes what dropout drops, and applies the scales of int8 values.
+  __device__ __forceinline__ void weigh(Accumulators<kRows16, kKeys8>& p, int block,
+                                        const Dropout& dropout) {
+    const Attention& o = a.p;
+    const int column = block * Config::kKeys + static_cast<int>(lane_index()) % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+      int queries[2];
+      uint32_t planes[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        queries[half] = query_of(row_of(m, half));
+        planes[half] = static_cast<uint32_t>(s.number * static_cast<int>(o.heads) +
+                                             head_of(row_of(m, half)));
+      }
+#pragma unroll
+      for (int n = 0; n < kKeys8; ++n) {
+        if (a.rng_state) {
+          const uint32_t kept =
+              dropout.kept_of_row_tile(a, block * Config::kKeys + n * 8, queries, planes);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            if (!(kept >> i & 1u)) p[m][n][i] = 0.0f;
+          }
+        }
+        if (o.v_scale) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const float scale = value_scale_of(a, s, kv_head, column + n * 8 + i);
+            p[m][n][i] *= scale;
+            p[m][n][2 + i] *= scale;
+          }
+        }
+      }
+    }
+  }
+
+  // One block of keys, the i-th visited; it lies `stage` bytes behind the first stage.
+  template <bool kMasked>
+  __device__ __forceinline__ void step(int i, uint32_t stage, const Dropout& dropout) {
+    const bool last = i + 1 == range.count();
+    const int block = range.block(i), next = range.block(i + 1);
+    Accumulators<kRows16, kKeys8> scores;
+    cp_async_wait<0>();
+    __syncthreads();
+    if constexpr (Config::kTwoStages) {
+      if (!last) {
+        copy_keys<kMasked>(keys, next, stage ^ Config::kStageBytes, false);
+        copy_keys<kMasked>(values, next, stage ^ Config::kStageBytes, true);
+      }
+    } else {
+      copy_keys<kMasked>(values, block, 0, true);
+    }
+    cp_async_commit();
+    clear(scores);
+    multiply_transposed<T, QueryTile, KeyTile, Config::kHoldQuery>(scores, &query, query_lane,
+                                                                   key_lane + stage);
+    if constexpr (!Config::kTwoStages) {
+      cp_async_wait<0>();
+      __syncthreads();
+      if (!last) copy_keys<kMasked>(keys, next, 0, false);
+      cp_async_commit();
+    }
+    if constexpr (kMasked) mask(scores, block);
+    softmax<kMasked>(scores);
+    if constexpr (kGeneral) {
+      if (a.rng_state || a.p.v_scale) weigh(scores, block, dropout);
+    }
+    uint32_t p[kRows16][kKeys8][2];
+    pack<T>(scores, p);
+    multiply<T, KeyTile>(out, p, value_lane + stage);
+  }
+
+  // Scores to probabilities, relative to the running maximum, and what was summed so far with them.
+  template <bool kMasked>
+  __device__ __forceinline__ void softmax(Accumulators<kRows16, kKeys8>& scores) {
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float before = row_max[m][half];
+        float most = before;
+#pragma unroll
+        for (int n = 0; n < kKeys8; ++n) {
+          most = fmaxf(most, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
+        }
+        most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
+        most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
+        row_max[m][half] = most;
+        // A row that has seen nothing yet: all is 2^-inf, where -inf - -inf would be no number.
+        const float origin = kMasked && most == minus_infinity() ? 0.0f : most;
+        const float shift = -origin * scale_log2;
+        const float shrink = exp2_approx(fmaf(before, scale_log2, shift));
+        float sum = row_sum[m][half];
+#pragma unroll
+        for (int n = 0; n < kKeys8; ++n) {
+#pragma unroll
+          for (int i = 2 * half; i < 2 * half + 2; ++i) {
+            const float p = exp2_approx(fmaf(scores[m][n][i], scale_log2, shift));
+            sum = n == 0 && i == 2 * half ? fmaf(sum, shrink, p) : sum + p;
+            scores[m][n][i] = p;
+          }
+        }
+        row_sum[m][half] = sum;
+#pragma unroll
+        for (int n = 0; n < kDim8; ++n) {
+          out[m][n][2 * half] *= shrink;
+          out[m][n][2 * half + 1] *= shrink;
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void start() {
+    clear(out);
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        row_max[m][half] = minus_infinity();
+        row_sum[m][half] = 0.0f;
+      }
+    }
+    const Attention& p = a.p;
+    scale_log2 = kGeneral ? 1.0f : p.scale * kLog2E;
+    kv_head = head0 / static_cast<int>(p.group);
+    if constexpr (!kGeneral) {
+      const auto rows_of = [&](const void* data, const HeadStrides& stride, int64_t columns) {
+        return Copy(Global<const T>::of(static_cast<const T*>(data)) +
+                        (s.k_batch * stride.batch + s.k_begin * stride.row + kv_head * stride.head),
+                    stride.row, static_cast<int>(columns));
+      };
+      keys = rows_of(p.k, p.k_stride, p.head_dim);
+      values = rows_of(p.v, p.v_stride, p.value_dim);
+    }
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    query_lane = QueryTile::lane_a(shared_at(0)) +
+                 static_cast<uint32_t>(warp * kRows16 * 16 * QueryTile::kRowBytes);
+    key_lane = KeyTile::lane_b(shared_at(Config::kKeyAt));
+    value_lane = KeyTile::lane_a(shared_at(Config::kKeyAt + KeyTile::kBytes));
+  }
+
+  // What only the end needs waits in shared memory, not in registers.
+  __device__ __forceinline__ void put_place() const {
+    const Shared<int> place(Config::kPlaceAt);
+    if (threadIdx.x == 0) {
+      place.store(0, s.number);
+      place.store(1, s.q_begin);
+      place.store(2, static_cast<int>(s.q_batch));
+      place.store(3, rows);
+      place.store(4, first_row);
+      place.store(5, head0);
+      place.store(6, split);
+    }
+  }
+  __device__ __forceinline__ void get_place() {
+    const Shared<int> place(Config::kPlaceAt);
+    s.number = place.load(0);
+    s.q_begin = place.load(1);
+    s.q_batch = place.load(2);
+    rows = place.load(3);
+    first_row = place.load(4);
+    head0 = place.load(5);
+    split = place.load(6);
+  }
+
+  __device__ __forceinline__ void run() {
+    start();
+    put_place();
+    const int last_row = min(first_row + Config::kRows, rows) - 1;
+    range = keys_of_queries<Config::kKeys, kGeneral>(a, s, query_of(first_row), query_of(last_row));
+    if constexpr (kGeneral) {
+      const int count = range.count(), splits = a.splits;
+      const int begin = range.begin;
+      range.begin = begin + static_cast<int>(int64_t{count} * split / splits);
+      range.end = begin + static_cast<int>(int64_t{count} * (split + 1) / splits);
+      range.full_begin = range.full_end = range.end;
+    }
+    if constexpr (Config::kTwoStages) {
+      // The blocks without a mask begin in the first stage.
+      if (range.masked() % 2 && range.full_begin < range.full_end) ++range.full_begin;
+    }
+    const Dropout dropout(a);
+    if (range.count() == 0) {
+      __syncthreads();
+    } else {
+      copy_query();
+      copy_keys<true>(keys, range.block(0), 0, false);
+      if constexpr (Config::kTwoStages) copy_keys<true>(values, range.block(0), 0, true);
+      cp_async_commit();
+      if constexpr (Config::kHoldQuery) {
+        cp_async_wait<0>();
+        __syncthreads();
+        load_fragments<QueryTile>(query, query_lane);
+      }
+      const int count = range.count(), masked = range.masked();
+      int i = 0;
+      uint32_t stage = 0;
+#pragma unroll 1
+      for (; i < masked; ++i) {
+        step<true>(i, stage, dropout);
+        if (Config::kTwoStages) stage ^= Config::kStageBytes;
+      }
+      if constexpr (!kGeneral) {
+        // The blocks from here on follow each other; those of the first step are under way.
+        keys.skip(range.full_begin + 1);
+        values.skip(range.full_begin + (Config::kTwoStages ? 1 : 0));
+        if constexpr (Config::kTwoStages) {
+          // The stage is a constant of each half: addresses and maxima stay where they are.
+          while (i < count) {
+            step<false>(i, 0, dropout);
+            if (++i == count) break;
+            step<false>(i, Config::kStageBytes, dropout);
+            ++i;
+          }
+        } else {
+#pragma unroll 1
+          for (; i < count; ++i) step<false>(i, 0, dropout);
+        }
+      }
+    }
+    get_place();
+    finish();
+  }
+
+  // Sums of rows over their four lanes, the sink, the log-sum-exp; then the output.
+  __device__ __forceinline__ void finish() {
+    const Attention& p = a.p;
+    const bool partial = kGeneral && a.splits > 1;
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float sum = row_sum[m][half];
+        sum += __shfl_xor_sync(kFullWarp, sum, 1);
+        sum += __shfl_xor_sync(kFullWarp, sum, 2);
+        const int row = row_of(m, half);
+        float most = row_max[m][half] * scale_log2, factor = 1.0f;
+        if (row_max[m][half] == minus_infinity()) most = minus_infinity();
+        if (p.sinks && !partial && row < rows) {
+          const float sink = Global<const float>(p.sinks).load(head_of(row)) * kLog2E;
+          const float with_sink = fmaxf(most, sink);
+          if (with_sink != minus_infinity()) {
+            factor = exp2_approx(most - with_sink);
+            sum = fmaf(sum, factor, exp2_approx(sink - with_sink));
+            most = with_sink;
+          }
+        }
+        const bool seen = sum > 0.0f || sum != sum;
+        factor = seen ? factor / sum : 0.0f;
+        const float lse = seen ? (most + log2f(sum)) * kLn2 : minus_infinity();
+        if (!partial && a.rng_state) factor *= p.dropout_scale;
+#pragma unroll
+        for (int n = 0; n < kDim8; ++n) {
+          out[m][n][2 * half] *= factor;
+          out[m][n][2 * half + 1] *= factor;
+        }
+        if (row < rows && lane_index() % 4 == 0) {
+          const int head = head_of(row), q = s.q_begin + query_of(row);
+          if (partial) {
+            Global<float>(a.partial).store(partial_row(head, q) * (p.value_dim + 1), lse);
+          } else {
+            Global<float>(p.lse).store(s.q_batch * p.lse_batch + head * p.lse_head + q, lse);
+          }
+        }
+      }
+    }
+    if (partial) {
+      store_partial();
+    } else {
+      store_out();
+    }
+  }
+
+  // Row of `partial`: lse and value_dim outputs.
+  __device__ __forceinline__ int64_t partial_row(int head, int query) const {
+    return split * a.partial_rows + (s.q_batch * a.p.heads + head) * a.q_len + query;
+  }
+
+  __device__ __forceinline__ void store_partial() {
+    const int columns = static_cast<int>(a.p.value_dim);
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = row_of(m, half);
+        if (row >= rows) continue;
+        const Global<float> to =
+            Global<float>(a.partial) +
+            (partial_row(head_of(row), s.q_begin + query_of(row)) * (columns + 1) + 1);
+#pragma unroll
+        for (int n = 0; n < kDim8; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int column = n * 8 + static_cast<int>(lane_index()) % 4 * 2 + i;
+            if (column < columns) to.store(column, out[m][n][2 * half + i]);
+          }
+        }
+      }
+    }
+  }
+
+  // By way of the rows of the query tile that this warp alone has read.
+  __device__ __forceinline__ void store_out() {
+    const Attention& p = a.p;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    constexpr int kWarpRows = 16 * kRows16;
+    if constexpr (Config::kHoldQuery) __syncwarp();
+    store_to_tile<T, QueryTile>(shared_at(0), warp * kWarpRows, out);
+    __syncwarp();
+    const int columns = static_cast<int>(p.value_dim);
+    const Global<T> to = Global<T>::of(static_cast<T*>(p.out)) + s.q_batch * p.out_stride.batch;
+    store_tile_rows<T, QueryTile, kWarpRows>(
+        shared_at(0), warp * kWarpRows, to, columns, [&](int r) -> int64_t {
+          const int row = first_row + r;
+          if (row >= rows) return -1;
+          return (s.q_begin + query_of(row)) * p.out_stride.row + head_of(row) * p.out_stride.head;
+        });
+  }
+};
+
+// Blocks: slots of row tiles, the last of a sequence first (with a causal window it has most keys),
+// then groups of packed heads, then batches (without cumulative lengths), then splits.
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads)
+    attention_forward_kernel(const CudaAttention a) {
+  ForwardBlock<Config> block(a);
+  const int pack = Config::kGeneral ? a.pack : 1;
+  const int units = static_cast<int>(a.p.heads) / pack;
+  const int index = static_cast<int>(blockIdx.x);
+  int slot = a.slots - 1 - index % a.slots;
+  int rest = index / a.slots;
+  block.head0 = rest % units * pack;
+  rest /= units;
+  int number = 0;
+  if (a.cu_q) {
+    number = sequence_of_slot(a.cu_q, a.batch, a.q_len, pack, Config::kRows, slot);
+  } else {
+    number = rest % a.batch;
+    rest /= a.batch;
+  }
+  if (Config::kGeneral) block.split = rest;
+  block.s = sequence_at(a, number);
+  block.rows = block.s.q_len * pack;
+  block.first_row = slot * Config::kRows;
+  if (block.first_row >= block.rows) return;
+  block.run();
+}
+
+}  // namespace lepton
