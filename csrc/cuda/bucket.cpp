@@ -78,8 +78,8 @@ Tensor bucket_flatten(const std::vector<Tensor>& given, ScalarType dtype, double
   const std::vector<Tensor> tensors = contiguous(kOp, "tensors", given);
   const DeviceList device_list(kOp, tensors, to);
   Tensor flat = new_on(given[0], {device_list.list().length}, dtype);
-  bucket_copy_cuda({device_list.table(), flat.mutable_data_ptr(), static_cast<float>(factor), true},
-                   to, device_list.list().chunks, device.stream());
+  bucket_copy_cuda({device_list.table(), flat.mutable_data_ptr(), static_cast<float>(factor)}, to,
+                   true, device_list.list().chunks, device.stream());
   return flat;
 }
 
