@@ -87,9 +87,11 @@ class Measures:
     def faults(self) -> list[str]:
         """What is over budget."""
         out = []
-        if self.kernel.stack:
+        # Nothing is allowed unless budgets.json grants it, by architecture.
+        granted = self.budget.get("granted", {}).get(self.arch, {})
+        if self.kernel.stack > granted.get("stack", 0):
             out.append(f"{self.kernel.stack} bytes of stack")
-        if self.local:
+        if self.local > granted.get("local", 0):
             out.append(f"{self.local} local loads and stores (spills)")
         if not self.loop:
             return out
