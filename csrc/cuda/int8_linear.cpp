@@ -1,11 +1,10 @@
 // Torch side of the int8 family on CUDA. What only the data of a tensor can tell is not checked
 // here, as reading it would wait for the GPU: a scale that is not finite gives NaN.
 // unpack_int8_weight, which must read a header, stays with the reference.
-#include "cuda/int8_linear.h"
-
 #include <tuple>
 
-#include "cuda/tensor.h"
+#include "cuda/arguments.h"
+#include "cuda/int8_linear_cuda.h"
 
 namespace lepton {
 namespace {
@@ -15,8 +14,8 @@ constexpr int64_t kLargestGroup = 65536;
 
 uint8_t* bytes_of(const Tensor& tensor) { return static_cast<uint8_t*>(tensor.mutable_data_ptr()); }
 
-void run(const Tensor& x, Int8Call& call, const OnDeviceOf& device) {
-  const Tensor scratch = new_tensor_like(x, {prepare_int8_call(call)}, ScalarType::Byte);
+void run(const Tensor& x, Int8Call& call, const OnDevice& device) {
+  const Tensor scratch = new_on(x, {prepare_int8_call(call)}, ScalarType::Byte);
   enqueue_int8_call(call, bytes_of(scratch), device.stream());
 }
 
@@ -28,11 +27,11 @@ Tensor pack_int8_weight(const Tensor& weight, int64_t group_size) {
                tuple(weight.sizes()));
   LEPTON_CHECK(group_size >= 0 && (group_size == 0 || weight.size(1) % group_size == 0), op,
                ": group_size must divide in_features ", weight.size(1), ", got ", group_size);
-  const OnDeviceOf device(weight);
+  const OnDevice device(op, {"weight", &weight});
   const auto header = PackedHeader::make(weight.size(0), weight.size(1), group_size);
   LEPTON_CHECK(header.groups() < 65536, op, ": the CUDA kernels take at most 65535 groups, got ",
                header.groups());
-  Tensor packed = new_tensor_like(weight, {header.bytes()}, ScalarType::Byte);
+  Tensor packed = new_on(weight, {header.bytes()}, ScalarType::Byte);
   PackParams p = pack_params(header, bytes_of(packed));
   p.weight = data_of<int8_t>(weight);
   p.n_stride = weight.stride(0), p.k_stride = weight.stride(1);
@@ -67,16 +66,18 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
                    std::optional<Tensor> out_scale, std::optional<Tensor> out_zero_point,
                    bool weight_only, int64_t activation, ScalarType out_dtype) {
   LEPTON_CHECK(x.dim() >= 1, kOp, ": x must have shape (..., in_features), got ()");
-  const OnDeviceOf device(x);
-  device.check(kOp, "weight", weight);
-  device.check(kOp, "weight_scale", weight_scale);
-  device.check(kOp, "bias", bias);
-  device.check(kOp, "residual", residual);
-  device.check(kOp, "x_scale", x_scale);
-  device.check(kOp, "x_zero_point", x_zero_point);
-  device.check(kOp, "out_scale", out_scale);
-  device.check(kOp, "out_zero_point", out_zero_point);
-
+  const auto given = [](const std::optional<Tensor>& tensor) {
+    return tensor ? &*tensor : nullptr;
+  };
+  const OnDevice device(kOp, {"x", &x},
+                        {{"weight", &weight},
+                         {"weight_scale", &weight_scale},
+                         {"bias", given(bias)},
+                         {"residual", given(residual)},
+                         {"x_scale", given(x_scale)},
+                         {"x_zero_point", given(x_zero_point)},
+                         {"out_scale", given(out_scale)},
+                         {"out_zero_point", given(out_zero_point)}});
   const Rows rows = as_rows(x);
   Int8Call call{};
   call.x_dtype = cuda_dtype(kOp, "x", x.scalar_type());
@@ -176,7 +177,7 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
     row_stride("out_zero_point", *out_zero_point, ScalarType::Int, 1);
     f.out_zero_point = data_of<int32_t>(*out_zero_point);
   }
-  Tensor out = new_tensor_like(x, out_sizes, out_dtype);
+  Tensor out = new_on(x, out_sizes, out_dtype);
   f.out = out.mutable_data_ptr();
   f.out_stride = out_features;
   f.vectors = eight_at_once(f.out, f.out_stride) && eight_at_once(f.residual, f.residual_stride);
@@ -193,11 +194,10 @@ Tensor int8_mm(const Tensor& a, const Tensor& b) {
   LEPTON_CHECK(a.dim() == 2, op, ": a must have shape (M, K), got ", tuple(a.sizes()));
   LEPTON_CHECK(b.dim() == 2 && b.size(0) == a.size(1), op, ": b must have shape (", a.size(1),
                ", N) to match a, got ", tuple(b.sizes()));
-  const OnDeviceOf device(a);
-  device.check(op, "b", b);
+  const OnDevice device(op, {"a", &a}, {{"b", &b}});
   const Rows rows = as_rows(a);
   const auto header = PackedHeader::make(b.size(1), b.size(0), 0);
-  Tensor out = new_tensor_like(a, {a.size(0), b.size(1)}, ScalarType::Int);
+  Tensor out = new_on(a, {a.size(0), b.size(1)}, ScalarType::Int);
   Int8Call call{};
   call.m = to_int32(op, "rows of a", rows.count);
   call.n = to_int32(op, "columns of b", b.size(1));
@@ -219,11 +219,11 @@ std::tuple<Tensor, Tensor, Tensor> quantize_int8(const Tensor& x, bool symmetric
   LEPTON_CHECK(is_float(x.scalar_type()), op, ": x must be float32, bfloat16, float16, got ",
                name_of(x.scalar_type()));
   LEPTON_CHECK(x.dim() == 2, op, ": x must have shape (rows, columns), got ", tuple(x.sizes()));
-  const OnDeviceOf device(x);
+  const OnDevice device(op, {"x", &x});
   const Rows rows = as_rows(x);
-  Tensor q = new_tensor_like(x, {rows.count, rows.columns}, ScalarType::Char);
-  Tensor scale = new_tensor_like(x, {rows.count}, ScalarType::Float);
-  Tensor zero_point = new_tensor_like(x, {rows.count}, ScalarType::Int);
+  Tensor q = new_on(x, {rows.count, rows.columns}, ScalarType::Char);
+  Tensor scale = new_on(x, {rows.count}, ScalarType::Float);
+  Tensor zero_point = new_on(x, {rows.count}, ScalarType::Int);
   PrepareParams p{};
   p.x = rows.tensor.const_data_ptr();
   p.x_stride = rows.stride;

@@ -28,14 +28,6 @@ struct GemmShapes {
   }
 };
 
-// How one product is cut.
-struct GemmPlan {
-  GemmTileSize size;
-  int32_t splits;
-  int64_t workspace_bytes;   // of 32-bit sums; 0 without splits
-  int64_t workspace_stride;  // between rows of sums
-};
-
 template <class Shape>
 int64_t tiles_of(const GemmParams& p) {
   return int64_t{ceil_div(p.finish.m, Shape::kTileM)} * ceil_div(p.finish.n, Shape::kTileN);

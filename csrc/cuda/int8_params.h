@@ -105,6 +105,14 @@ struct GemmParams {
 // How one product is cut into tiles of rows and features.
 enum class GemmTileSize : int32_t { choose, small, medium, large };
 
+// How one product is cut.
+struct GemmPlan {
+  GemmTileSize size;
+  int32_t splits;
+  int64_t workspace_bytes;   // of 32-bit sums; 0 without splits
+  int64_t workspace_stride;  // between rows of sums
+};
+
 // A whole call of int8_linear or int8_mm.
 struct Int8Call {
   int32_t m, n;

@@ -52,4 +52,13 @@ struct CudaLauncher {
   }
 };
 
+// SMs of the current device.
+inline int32_t processor_count() {
+  int device = 0, count = 0;
+  check_cuda(cudaGetDevice(&device), "the current device");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "the number of SMs");
+  return count;
+}
+
 }  // namespace lepton

@@ -2,8 +2,10 @@
 // GPU and for the emulator (launch.h says what a launcher is).
 #pragma once
 
+#include "cuda/int8_linear_cuda.h"
 #include "cuda/int8_linear_launch.h"
 #include "cuda/sparse_expand_kernel.cuh"
+#include "cuda/sparse_few_kernel.cuh"
 #include "cuda/sparse_gemm_kernel.cuh"
 
 namespace lepton {
@@ -57,10 +59,13 @@ inline PlaneTerms plane_terms(DType x, DType weight) {
 struct SparsePlan {
   explicit SparsePlan(const SparseCall& call)
       : int8(call.value_dtype == DType::i8),
+        few(int8 && call.layout != SparseLayout::block && call.m <= kFewRows &&
+            call.size == GemmTileSize::choose && call.splits == 0),
+        two_of_four(call.two_of_four && !few),
         f16_operands(call.value_dtype == DType::f16 && call.x_dtype == DType::f16),
         in_padded(round_up(call.in_features, 64)),
         // A slab of mma.sp is 128 bytes.
-        out_padded(int8 && call.two_of_four ? round_up(in_padded, 128) : in_padded),
+        out_padded(int8 && two_of_four ? round_up(in_padded, 128) : in_padded),
         terms(int8 ? PlaneTerms{1, 0, 0} : plane_terms(call.x_dtype, call.value_dtype)) {
     gemm.x_strips = ceil_div(call.m, kStripRows);
     gemm.w_strips = ceil_div(call.n, kStripRows);
@@ -70,7 +75,7 @@ struct SparsePlan {
     gemm.finish = call.finish;
     gemm.finish.m = call.m, gemm.finish.n = call.n;
     gemm.finish.n_padded = gemm.w_strips * kStripRows;
-    plan = call.two_of_four
+    plan = two_of_four
                ? plan_gemm<SparseGemmShapes<SparseMmaInt8>>(gemm, call.processors, call.size,
                                                             call.splits)
                : plan_gemm<GemmShapes<MmaInt8>>(gemm, call.processors, call.size, call.splits);
@@ -78,12 +83,15 @@ struct SparsePlan {
     gemm.workspace_stride = plan.workspace_stride;
     row_scale = take(4 * int64_t{call.m});
     rows = take(int64_t{gemm.x_strips} * kStripRows * k_bytes);
-    const int64_t block = call.two_of_four ? kSparseBlock : kStripBlock;
-    weight = take(int64_t{gemm.w_strips} * gemm.blocks * block);
-    workspace = take(plan.workspace_bytes);
+    const int64_t block = two_of_four ? kSparseBlock : kStripBlock;
+    weight = take(few ? 0 : int64_t{gemm.w_strips} * gemm.blocks * block);
+    workspace = take(few ? 0 : plan.workspace_bytes);
   }
 
-  bool int8, f16_operands;
+  bool int8;
+  bool few;          // expanded in shared memory by the product itself
+  bool two_of_four;  // by mma.sp
+  bool f16_operands;
   int64_t in_padded, out_padded;
   PlaneTerms terms;
   GemmParams gemm{};
@@ -119,7 +127,7 @@ void launch_expand(const SparseCall& call, const SparsePlan& at, const ExpandPar
   const LaunchShape shape{{static_cast<uint32_t>(p.strips)}, {kExpandThreads}, kExpandSharedBytes};
   const bool block = call.layout == SparseLayout::block;
   if (at.int8) {
-    if (call.two_of_four) return launch(compress_int8_kernel<void>, shape, p);
+    if (at.two_of_four) return launch(compress_int8_kernel<void>, shape, p);
     if (block) return launch(expand_block_kernel<int8_t, int8_t>, shape, p);
     return launch(expand_int8_kernel<void>, shape, p);
   }
@@ -127,7 +135,7 @@ void launch_expand(const SparseCall& call, const SparsePlan& at, const ExpandPar
     using T = typename decltype(tag)::Type;
     const auto to = [&](auto operand) {
       using To = typename decltype(operand)::Type;
-      if (call.two_of_four) return launch(compress_float_kernel<T, To>, shape, p);
+      if (at.two_of_four) return launch(compress_float_kernel<T, To>, shape, p);
       if (block) return launch(expand_block_kernel<T, To>, shape, p);
       return launch(expand_float_kernel<T, To>, shape, p);
     };
@@ -138,8 +146,10 @@ void launch_expand(const SparseCall& call, const SparsePlan& at, const ExpandPar
   });
 }
 
-template <class Launch>
-void run_sparse_call(const SparseCall& call, uint8_t* scratch, const Launch& launch) {
+// `dense(params, plan, operand type)` launches a product with a weight that was expanded.
+template <class Launch, class Dense>
+void run_sparse_call(const SparseCall& call, uint8_t* scratch, const Launch& launch,
+                     const Dense& dense) {
   if (call.m == 0 || call.n == 0) return;
   SparsePlan at(call);
   GemmParams& gemm = at.gemm;
@@ -147,7 +157,7 @@ void run_sparse_call(const SparseCall& call, uint8_t* scratch, const Launch& lau
   gemm.workspace = scratch + at.workspace;
   const SparseSections packed(call, gemm.w_strips, at.in_padded);
 
-  if (at.in_padded > 0) {
+  if (at.in_padded > 0 && !at.few) {
     ExpandParams expand{};
     expand.offsets = reinterpret_cast<const int64_t*>(call.packed + packed.offsets);
     expand.pattern = call.packed + packed.pattern;
@@ -177,18 +187,29 @@ void run_sparse_call(const SparseCall& call, uint8_t* scratch, const Launch& lau
     gemm.finish.weight_scale = reinterpret_cast<const float*>(call.packed + packed.scale);
     gemm.finish.weight_scale_stride = 1;
     launch_prepare(rows, false, launch);
-    if (call.two_of_four) {
+    if (at.few) {
+      const FewParams few{reinterpret_cast<const int64_t*>(call.packed + packed.offsets),
+                          call.packed + packed.pattern,
+                          call.packed + packed.values,
+                          scratch + at.rows,
+                          static_cast<int32_t>(at.in_padded),
+                          gemm.finish};
+      const LaunchShape shape{
+          {static_cast<uint32_t>(gemm.w_strips)}, {kFewThreads}, FewLayout::bytes(gemm.blocks)};
+      return launch(call.m <= 8 ? &sparse_few_kernel<1> : &sparse_few_kernel<2>, shape, few);
+    }
+    if (at.two_of_four) {
       return launch_gemm<SparseGemmShapes<SparseMmaInt8>>(gemm, at.plan, launch);
     }
-    return launch_gemm<GemmShapes<MmaInt8>>(gemm, at.plan, launch);
+    return dense(gemm, at.plan, OperandType::i8);
   }
   launch_widen_rows(rows, at.terms.count, at.f16_operands, launch);
   const auto product = [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    if (call.two_of_four) {
+    if (at.two_of_four) {
       return launch_gemm<SparseGemmShapes<SparseMmaFloat16<T>>>(gemm, at.plan, launch);
     }
-    return launch_gemm<GemmShapes<MmaFloat16<T>>>(gemm, at.plan, launch);
+    dense(gemm, at.plan, is_same<T, f16> ? OperandType::f16 : OperandType::bf16);
   };
   if (at.f16_operands) return product(TypeTag<f16>{});
   product(TypeTag<bf16>{});

@@ -31,6 +31,16 @@ struct ExpandParams {
   uint8_t* to;
 };
 
+// Few rows times an int8 bitmask weight.
+struct FewParams {
+  const int64_t* offsets;
+  const uint8_t* pattern;
+  const uint8_t* values;
+  const uint8_t* x;  // one operand strip
+  int32_t in_padded;
+  FinishParams finish;
+};
+
 struct SparseCall {
   int32_t m, n;
   int64_t in_features;

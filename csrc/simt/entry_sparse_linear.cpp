@@ -26,5 +26,13 @@ LEPTON_SIMT_ENTRY simt_sparse_linear(int64_t m, int64_t n, int64_t k, const void
   call.processors = static_cast<int32_t>(processors);
   call.size = static_cast<GemmTileSize>(size), call.splits = static_cast<int32_t>(splits);
   if (SparsePlan(call).bytes > scratch_bytes) return -1;
-  return simt::run([&] { run_sparse_call(call, scratch, simt::Launcher{}); });
+  const simt::Launcher launch{};
+  const auto dense = [&](const GemmParams& p, const GemmPlan& plan, OperandType type) {
+    switch (type) {
+      case OperandType::i8: return launch_gemm<GemmShapes<MmaInt8>>(p, plan, launch);
+      case OperandType::f16: return launch_gemm<GemmShapes<MmaFloat16<f16>>>(p, plan, launch);
+      case OperandType::bf16: return launch_gemm<GemmShapes<MmaFloat16<bf16>>>(p, plan, launch);
+    }
+  };
+  return simt::run([&] { run_sparse_call(call, scratch, launch, dense); });
 }

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from lepton_kernels import _dispatch
+from lepton_kernels import _backend, _dispatch
+from lepton_kernels.ops import _sparse_cuda
 from lepton_kernels.ops._checks import FLOATS, check_device, check_dtype, check_tensor, shape_error
 from lepton_kernels.ops._int8_checks import ACTIVATION_NUMBERS, MAX_GROUP, activation_number
 from lepton_kernels.ops.sparse_weight import SparseWeight
@@ -135,6 +136,8 @@ _dispatch.define_op(
     reference=reference.sparse_linear_backward,
     fake=_fake_backward,
 )
+if _backend.CUDA_LIBRARY is not None:
+    _sparse_cuda.register()
 _linear = _dispatch.OpCaller("sparse_linear")
 
 

@@ -101,6 +101,17 @@ def test_int8_has_the_bits_of_the_cpu(simt, seed, layout, size, m, n, k):
     assert torch.equal(got, lk.sparse_linear(x, weight))
 
 
+@pytest.mark.parametrize("layout", ["bitmask", "n:m"])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 40, 300), (8, 3, 64), (9, 17, 130), (16, 33, 520)])
+def test_few_rows(simt, seed, layout, m, n, k):
+    """The weight is expanded in shared memory: one or two eights of rows."""
+    k = whole_groups(k, layout)
+    x, weight = aligned(torch.randn(m, k)), pruned(n, k, layout, torch.int8)
+    bias = aligned(torch.randn(n))
+    got = simulate(simt, x, weight, bias, activation="gelu", seed=seed)
+    assert torch.equal(got, lk.sparse_linear(x, weight, bias, activation="gelu"))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_many_strips_and_splits(simt, seed, layout):
     x, weight = aligned(torch.randn(21, 700)), pruned(150, 700, layout, torch.int8)

@@ -1,43 +1,9 @@
-// What every op on CUDA needs of torch's stable ABI, beyond ops/tensor.h.
+// Arguments of the matrix ops on CUDA.
 #pragma once
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-
-#include "ops/tensor.h"
+#include "cuda/on_device.h"
 
 namespace lepton {
-
-// The current device is that of a tensor while this lives; its current stream is torch's.
-class OnDeviceOf {
- public:
-  explicit OnDeviceOf(const Tensor& tensor) : index_(tensor.get_device_index()), guard_(index_) {}
-
-  void* stream() const {
-    void* stream = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index_, &stream));
-    return stream;
-  }
-
-  // `tensor` must be here too.
-  void check(const char* op, const char* name, const Tensor& tensor) const {
-    LEPTON_CHECK(tensor.is_cuda() && tensor.get_device_index() == index_, op, ": ", name,
-                 " must be on cuda:", index_, " like x");
-  }
-  void check(const char* op, const char* name, const std::optional<Tensor>& tensor) const {
-    if (tensor) check(op, name, *tensor);
-  }
-
- private:
-  int32_t index_;
-  torch::stable::accelerator::DeviceGuard guard_;
-};
-
-// A contiguous tensor on the device of `like`.
-inline Tensor new_tensor_like(const Tensor& like, const std::vector<int64_t>& sizes,
-                              ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
-}
 
 // dtype of a kernel's argument; float64 exists in the reference only.
 inline DType cuda_dtype(const char* op, const char* argument, ScalarType dtype) {

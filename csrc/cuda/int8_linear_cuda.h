@@ -12,4 +12,8 @@ void enqueue_int8_call(const Int8Call& call, uint8_t* scratch, void* stream);
 void enqueue_quantize_int8(const PrepareParams& params, void* stream);
 void enqueue_pack_int8_weight(const PackParams& params, void* stream);
 
+// A product of operands that lie ready, for other families: of int8, float16 or bfloat16.
+enum class OperandType : int32_t { i8, f16, bf16 };
+void enqueue_gemm(const GemmParams& params, const GemmPlan& plan, OperandType type, void* stream);
+
 }  // namespace lepton

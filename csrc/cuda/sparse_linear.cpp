@@ -1,0 +1,102 @@
+// Torch side of sparse_linear on CUDA. The header of a packed weight lies on the GPU: who calls has
+// read it once and hands it over, so that no call waits.
+#include "cuda/arguments.h"
+#include "cuda/sparse_linear_cuda.h"
+
+namespace lepton {
+namespace {
+
+constexpr const char* kOp = "sparse_linear";
+constexpr int64_t kLargestInt8Inputs = 65536;
+
+// `header`: layout, dtype, out_features, in_features, n, m, count.
+Tensor sparse_linear_with_header(const Tensor& x, const Tensor& packed, std::optional<Tensor> bias,
+                                 std::optional<Tensor> residual, int64_t activation,
+                                 ScalarType out_dtype, std::vector<int64_t> header) {
+  const auto given = [](const std::optional<Tensor>& tensor) {
+    return tensor ? &*tensor : nullptr;
+  };
+  const OnDevice device(
+      kOp, {"x", &x}, {{"weight", &packed}, {"bias", given(bias)}, {"residual", given(residual)}});
+  LEPTON_CHECK(x.dim() >= 1, kOp, ": x must have shape (..., in_features), got ()");
+  LEPTON_CHECK(header.size() == 7 && header[0] >= 0 && header[0] < 3 && header[1] >= 0 &&
+                   header[1] < 4 && header[6] >= 0,
+               kOp, ": damaged header of a packed weight");
+  LEPTON_CHECK(
+      packed.scalar_type() == ScalarType::Byte && packed.dim() == 1 && packed.is_contiguous(), kOp,
+      ": weight must come from pack_sparse");
+  SparseCall call{};
+  call.x_dtype = cuda_dtype(kOp, "x", x.scalar_type());
+  LEPTON_CHECK(call.x_dtype != DType::i8, kOp, ": x must be float, got int8");
+  LEPTON_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::silu), kOp,
+               ": unknown activation number ", activation);
+  const Rows rows = as_rows(x);
+  const int64_t out_features = header[2];
+  call.in_features = header[3];
+  LEPTON_CHECK(call.in_features == rows.columns, kOp, ": weight has shape (", out_features, ", ",
+               call.in_features, "), x has ", rows.columns, " columns");
+  constexpr DType kValues[] = {DType::f32, DType::bf16, DType::f16, DType::i8};
+  call.layout = static_cast<SparseLayout>(header[0]);
+  call.value_dtype = kValues[header[1]];
+  call.two_of_four = call.layout == SparseLayout::n_of_m && header[4] == 2 && header[5] == 4;
+  call.count = header[6];
+  LEPTON_CHECK(call.value_dtype != DType::i8 || call.in_features <= kLargestInt8Inputs, kOp, ": ",
+               call.in_features, " input features can overflow int32");
+  call.m = to_int32(kOp, "rows of x", rows.count);
+  call.n = to_int32(kOp, "out_features", out_features);
+  // Up to six terms of k, two bytes each.
+  to_int32(kOp, "in_features", 12 * round_up(call.in_features, 128));
+  call.x = rows.tensor.const_data_ptr();
+  call.x_stride = rows.stride;
+  call.packed = data_of<uint8_t>(packed);
+
+  FinishParams& f = call.finish;
+  f.activation = static_cast<Activation>(activation);
+  Tensor bias_floats;
+  if (bias) {
+    LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
+                 out_features, ",), got ", tuple(bias->sizes()));
+    LEPTON_CHECK(cuda_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
+                 ": bias must be float, got int8");
+    bias_floats = dense_floats(*bias);
+    f.bias = data_of<float>(bias_floats);
+  }
+  std::vector<int64_t> out_sizes(x.sizes().begin(), x.sizes().end());
+  out_sizes.back() = out_features;
+  std::optional<Rows> residual_rows;
+  if (residual) {
+    LEPTON_CHECK(std::equal(out_sizes.begin(), out_sizes.end(), residual->sizes().begin(),
+                            residual->sizes().end()),
+                 kOp, ": residual must have shape ", tuple(out_sizes), ", got ",
+                 tuple(residual->sizes()));
+    f.residual_dtype = cuda_dtype(kOp, "residual", residual->scalar_type());
+    LEPTON_CHECK(f.residual_dtype != DType::i8, kOp, ": residual must be float, got int8");
+    residual_rows = as_rows(*residual);
+    f.residual = residual_rows->tensor.const_data_ptr();
+    f.residual_stride = residual_rows->stride;
+  }
+  f.out_dtype = cuda_dtype(kOp, "out_dtype", out_dtype);
+  LEPTON_CHECK(f.out_dtype != DType::i8, kOp, ": out_dtype must be float, got int8");
+  Tensor out = new_on(x, out_sizes, out_dtype);
+  f.out = out.mutable_data_ptr();
+  f.out_stride = out_features;
+  f.vectors = eight_at_once(f.out, f.out_stride) && eight_at_once(f.residual, f.residual_stride);
+
+  const Tensor scratch = new_on(x, {prepare_sparse_call(call)}, ScalarType::Byte);
+  enqueue_sparse_call(call, static_cast<uint8_t*>(scratch.mutable_data_ptr()), device.stream());
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lepton, m) {
+  m.def(
+      "sparse_linear_with_header(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, "
+      "int activation, ScalarType out_dtype, int[] header) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lepton, CUDA, m) {
+  m.impl("sparse_linear_with_header", TORCH_BOX(&sparse_linear_with_header));
+}
+
+}  // namespace lepton
