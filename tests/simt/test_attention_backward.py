@@ -56,7 +56,12 @@ def test_value_dim(simt, seed, dim, value_dim):
 
 @pytest.mark.parametrize(
     ("rows", "keys", "left", "right", "bottom"),
-    [(1, 1, -1, -1, False), (130, 20, -1, 0, True), (260, 260, 40, 0, False), (150, 300, 64, 70, True)],
+    [
+        (1, 1, -1, -1, False),
+        (130, 20, -1, 0, True),
+        (260, 260, 40, 0, False),
+        (150, 300, 64, 70, True),
+    ],
 )  # fmt: skip
 def test_window(simt, seed, rows, keys, left, right, bottom):
     case = Case(
