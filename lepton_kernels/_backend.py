@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -18,6 +19,7 @@ from lepton_kernels._version import __version__
 LIBRARY = _library.load()
 CUDA_LIBRARY, CUDA_ABSENCE = _library.load_cuda()
 BACKENDS = ("reference", "cpu", "cuda", "triton")
+_NAMESPACES = {"reference": _dispatch.REFERENCE_NAMESPACE, "triton": _dispatch.TRITON_NAMESPACE}
 _forced_backend: str | None = None
 
 
@@ -91,12 +93,29 @@ def _available_backends() -> list[str]:
         "reference",
         *(["cpu"] if LIBRARY is not None else []),
         *(["cuda"] if CUDA_LIBRARY is not None and torch.cuda.is_available() else []),
+        *(["triton"] if _triton_present() else []),
     ]
+
+
+def _triton_present() -> bool:
+    """Whether Triton kernels can run: on a GPU, or in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+    return interpreted or (torch.version.cuda is not None and torch.cuda.is_available())
+
+
+def register_triton() -> None:
+    """Register the Triton kernels where they can run."""
+    if _triton_present():
+        importlib.import_module("lepton_kernels.triton")
 
 
 def _why_absent(name: str) -> str:
     if name == "cuda":
         return f"; cuda: {CUDA_ABSENCE or 'torch finds no CUDA GPU and driver here'}"
+    if name == "triton":
+        return "; triton needs a CUDA GPU, or TRITON_INTERPRET=1"
     return ""
 
 
@@ -132,9 +151,7 @@ def force_backend(name: str | None) -> _Restore:
 
     def apply(choice: str | None) -> None:
         global _forced_backend
-        _dispatch.select_namespace(
-            _dispatch.REFERENCE_NAMESPACE if choice == "reference" else _dispatch.NAMESPACE
-        )
+        _dispatch.select_namespace(_NAMESPACES.get(choice or "", _dispatch.NAMESPACE))
         _forced_backend = choice
 
     apply(name)
@@ -192,6 +209,8 @@ def _op_names() -> list[str]:
 def _serving_library(op: str) -> str:
     if _forced_backend == "reference":
         return "reference"
+    if _forced_backend == "triton":
+        return "triton" if _dispatch.has_triton(op) else "absent"
     has_cpu = torch._C._dispatch_has_kernel_for_dispatch_key(f"{_dispatch.NAMESPACE}::{op}", "CPU")
     return "cpu" if has_cpu else "reference"
 

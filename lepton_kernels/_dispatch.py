@@ -5,6 +5,7 @@ Every op is defined in several torch namespaces with one schema:
 * `lepton`: what users get. torch's dispatcher picks the kernel from the tensors (CPU: compiled
   library; CUDA: compiled library or Triton), and the reference serves what has no kernel.
 * `lepton_reference`: always the reference.
+* `lepton_triton`: always the Triton kernel; has the ops that `register_triton` was called for.
 
 Forcing a backend swaps the namespace that the public functions call, so that a forced backend can
 never fall back to another one.
@@ -12,18 +13,31 @@ never fall back to another one.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 NAMESPACE = "lepton"
 REFERENCE_NAMESPACE = "lepton_reference"
+TRITON_NAMESPACE = "lepton_triton"
 
 _LIBRARIES = {
     namespace: torch.library.Library(namespace, "DEF")
     for namespace in (NAMESPACE, REFERENCE_NAMESPACE)
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Contract:
+    schema: str
+    fake: Callable[..., Any]
+    setup_context: Callable[..., None] | None
+    backward: Callable[..., Any] | None
+
+
+_CONTRACTS: dict[str, _Contract] = {}
 
 
 def define_op(
@@ -45,6 +59,7 @@ def define_op(
         setup_context (Callable, optional): saves what the backward needs.
         backward (Callable, optional): gradients; None leaves the op without a gradient.
     """
+    _CONTRACTS[name] = _Contract(schema, fake, setup_context, backward)
     for namespace, library in _LIBRARIES.items():
         library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         library.impl(name, reference, "CompositeExplicitAutograd")
@@ -55,6 +70,75 @@ def define_op(
             )
 
 
+def register_triton(name: str, launcher: Callable[..., Any], *, traced: bool = True) -> None:
+    """Make `launcher` the Triton implementation of the op `name`, which `define_op` has defined.
+
+    It becomes `lepton_triton::<name>`, a `torch.library.triton_op` that torch.compile sees through,
+    and serves CUDA tensors of `lepton::<name>` where no compiled library does.
+
+    Args:
+        name (str): name of the op.
+        launcher (Callable): takes the arguments of the schema, checks and allocates, and launches
+            kernels through `lepton_kernels.triton.launch.wrap`. It reads no value of a tensor, so
+            that it can be traced.
+        traced (bool): False for a launcher that must look at data, such as the header of a packed
+            weight: torch.compile then calls the op as it is. Default: True.
+    """
+    contract = _CONTRACTS[name]
+    overload = getattr(getattr(torch.ops, NAMESPACE), name).default
+    mutated = [a.name for a in overload._schema.arguments if a.alias_info and a.alias_info.is_write]
+    op: Any = torch.library.triton_op(
+        f"{TRITON_NAMESPACE}::{name}", launcher, mutates_args=mutated, schema=contract.schema
+    )
+    op.register_fake(contract.fake)
+    if contract.backward is not None:
+        op.register_autograd(contract.backward, setup_context=contract.setup_context)
+    triton_overload = getattr(getattr(torch.ops, TRITON_NAMESPACE), name).default
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
+        return  # the compiled CUDA library
+    _LIBRARIES[NAMESPACE].impl(name, triton_overload, "CUDA")
+    if traced:
+        _trace_through(f"{NAMESPACE}::{name}", triton_overload)
+
+
+def _trace_through(qualified: str, triton_overload: Any) -> None:
+    """torch.compile turns the op `qualified` with CUDA tensors into the Triton op."""
+    from torch._subclasses.functional_tensor import FunctionalTensorMode
+
+    def rule(mode: Any, op: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        if _exporting() or not any(isinstance(x, torch.Tensor) and x.is_cuda for x in leaves):
+            return mode.__torch_dispatch__(op, types, args, kwargs)
+        with mode:
+            return triton_overload(*args, **kwargs)
+
+    torch.library.register_torch_dispatch(
+        qualified, FunctionalTensorMode, rule, lib=_LIBRARIES[NAMESPACE]
+    )
+
+
+def _exporting() -> bool:
+    # An exported program keeps the op, as torch keeps its own Triton ops there.
+    from torch.export import _trace
+
+    return bool(getattr(_trace, "custom_triton_ops_decomposition_disabled", bool)())
+
+
+def has_triton(name: str) -> bool:
+    """Whether `register_triton` has been called for the op `name`."""
+    return hasattr(getattr(torch.ops, TRITON_NAMESPACE), name)
+
+
+def _absent(name: str) -> Callable[..., NoReturn]:
+    def raise_absent(*arguments: Any, **keywords: Any) -> NoReturn:
+        present = ", ".join(op for op in sorted(_CONTRACTS) if has_triton(op))
+        raise NotImplementedError(
+            f"{name}: force_backend is triton, which has no kernel of that name; it has {present}"
+        )
+
+    return raise_absent
+
+
 class OpCaller:
     """Calls one op in the namespace in force, past autograd where no gradient is asked for.
 
@@ -63,7 +147,8 @@ class OpCaller:
     """
 
     def __init__(self, name: str) -> None:
-        self._overloads = {
+        self._name = name
+        self._overloads: dict[str, Any] = {
             namespace: getattr(getattr(torch.ops, namespace), name).default
             for namespace in (NAMESPACE, REFERENCE_NAMESPACE)
         }
@@ -77,6 +162,11 @@ class OpCaller:
 
     def select(self, namespace: str) -> None:
         """Make later calls go to `namespace`."""
+        if namespace == TRITON_NAMESPACE and namespace not in self._overloads:
+            ops = getattr(torch.ops, namespace)
+            self._overloads[namespace] = (
+                getattr(ops, self._name).default if has_triton(self._name) else _absent(self._name)
+            )
         self._current = self._overloads[namespace]
 
     def __call__(self, tensors: Sequence[torch.Tensor | None], *rest: Any) -> Any:

@@ -39,7 +39,8 @@ class Int8Driver {
 
  private:
   using Operand = typename Tile::operand;
-  static constexpr int kColumns = Tile::strips * kStrip;
+  // At least 64 columns: whole rows of 256 bytes of float output are written together.
+  static constexpr int kColumns = (Tile::strips < 4 ? 4 : Tile::strips) * kStrip;
 
   // As many rows as the L2 and the sums allow, in blocks of one size.
   int64_t block_rows(int64_t rows) const {
@@ -60,50 +61,47 @@ class Int8Driver {
     for (int64_t g = 0; g < p_.layout.groups; ++g) {
       const int64_t begin = g * p_.layout.group_padded;
       // A single group may run over the padding at its end, which keeps k a multiple of 64.
-      multiply(m0, rows, n0, strips, begin,
-               grouped ? begin + p_.layout.group_padded : p_.layout.row_padded);
+      const int64_t end = grouped ? begin + p_.layout.group_padded : p_.layout.row_padded;
+      for (int s = 0; s < strips; s += Tile::strips) {
+        const int together = strips - s < Tile::strips ? strips - s : Tile::strips;
+        const bool last = g + 1 == p_.layout.groups && s + Tile::strips >= strips;
+        multiply(m0, rows, n0, s, together, begin, end, last ? columns : 0);
+      }
       if (grouped) {
-        for (int s = 0; s < strips; ++s) {
-          add_group(p_, m0, rows, n0 + s * kStrip, strip_columns(columns, s), g, Tile::zero_shift,
-                    sums_ + s * kStrip, kColumns, scaled_ + s * kStrip);
-        }
+        add_group<kColumns>(p_, m0, rows, n0, columns, g, Tile::zero_shift, sums_, scaled_);
       }
     }
-    for (int s = 0; s < strips; ++s) {
-      const int64_t n = n0 + s * kStrip;
-      const int width = strip_columns(columns, s);
-      if (p_.out_dtype == DType::i32) {
-        finish_int32(p_, m0, rows, n, width, Tile::zero_shift, sums_ + s * kStrip, kColumns);
-        continue;
-      }
-      with_activation(p_.activation, [&](auto activation) {
-        if (grouped) {
-          finish_scaled<activation()>(p_, m0, rows, n, width, scaled_ + s * kStrip, kColumns);
-        } else {
-          finish_sums<activation()>(p_, m0, rows, n, width, Tile::zero_shift, sums_ + s * kStrip,
-                                    kColumns);
-        }
-      });
+    if (p_.out_dtype == DType::i32) {
+      finish_int32(p_, m0, rows, n0, columns, Tile::zero_shift, sums_, kColumns);
+      return;
     }
+    with_activation(p_.activation, [&](auto activation) {
+      if (grouped) {
+        finish_scaled<activation()>(p_, m0, rows, n0, columns, scaled_, kColumns);
+      } else {
+        finish_sums<activation(), kColumns>(p_, m0, rows, n0, columns, Tile::zero_shift, sums_);
+      }
+    });
   }
 
-  static int strip_columns(int columns, int strip) {
-    const int left = columns - strip * kStrip;
-    return left < kStrip ? left : kStrip;
-  }
-
-  void multiply(int64_t m0, int rows, int64_t n0, int strips, int64_t k_begin, int64_t k_end) {
+  // Sums of `strips` strips of the panel from its strip `s` on. `prefetched`: columns of the output
+  // to fetch on the way.
+  void multiply(int64_t m0, int rows, int64_t n0, int s, int strips, int64_t k_begin, int64_t k_end,
+                int prefetched) {
     const int64_t strip_bytes = kStrip * p_.layout.row_padded;
     const Operand* a = static_cast<const Operand*>(p_.a) + m0 * p_.a_stride;
-    const int8_t* b = p_.tiles + n0 / kStrip * strip_bytes;
+    const int8_t* b = p_.tiles + (n0 / kStrip + s) * strip_bytes;
+    int32_t* c = sums_ + s * kStrip;
     int64_t k = k_begin;
     do {
       const int64_t left = k_end - k;
       const int64_t count = left < Tile::k_chunk ? left : Tile::k_chunk;
+      const bool last = k + count >= k_end;
       for (int r = 0; r < rows; r += tile_.rows()) {
         const int height = rows - r < tile_.rows() ? rows - r : tile_.rows();
+        if (last && prefetched > 0) prefetch_output(p_, m0 + r, height, n0, prefetched);
         tile_.tile(a + r * p_.a_stride + k, p_.a_stride, height, b + k * kStrip, strip_bytes,
-                   strips, count, sums_ + r * kColumns, kColumns, k != k_begin);
+                   strips, count, c + r * kColumns, kColumns, k != k_begin);
       }
       k += count;
     } while (k < k_end);

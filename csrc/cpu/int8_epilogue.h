@@ -43,13 +43,26 @@ inline void store_int8(void* base, int64_t i, F32 y, int n, const Int8Linear& p)
   n >= F32::width ? i32_store_i8(q, lanes) : i32_store_i8_n(q, lanes, n);
 }
 
-// Weight scales of up to 16 columns of one group.
+// Weight scales of one group, zeros behind the last column of a strip.
 inline void load_weight_scale(const Int8Linear& p, int64_t n0, int columns, int64_t group,
                               float* scale) {
   for (int j = 0; j < columns; ++j) {
     scale[j] = p.weight_scale[(n0 + j) * p.weight_scale_stride + group];
   }
-  for (int j = columns; j < kStrip; ++j) scale[j] = 0.0f;
+  for (int j = columns; j % kStrip; ++j) scale[j] = 0.0f;
+}
+
+constexpr int64_t bytes_of(DType dtype) {
+  return dtype == DType::i8 ? 1 : dtype == DType::f32 || dtype == DType::i32 ? 4 : 2;
+}
+
+// A row of the output is pages away from the next one: no hardware prefetcher follows.
+inline void prefetch_output(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns) {
+  const int64_t size = bytes_of(p.out_dtype);
+  for (int r = 0; r < rows; ++r) {
+    const char* line = static_cast<const char*>(p.out) + ((m0 + r) * p.out_stride + n0) * size;
+    for (int64_t i = 0; i < columns * size; i += 64) __builtin_prefetch(line + i, 1);
+  }
 }
 
 // One vector of sums, without the part that the zero point of its row adds.
@@ -59,15 +72,16 @@ inline I32 corrected_sum(const int32_t* c, const int32_t* weight_sum, int32_t ze
   return i32_sub(sum, i32_mul(i32_set(zero), i32_load(weight_sum)));
 }
 
-// Adds one group's share of `rows` x 16 outputs to y; the first group sets it.
-inline void add_group(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns,
-                      int64_t group, int32_t zero_shift, const int32_t* c, int ldc, float* y) {
-  alignas(64) float scale[kStrip];
+// Adds one group's share of `rows` x `columns` outputs to y; the first group sets it.
+template <int ldc>
+void add_group(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns, int64_t group,
+               int32_t zero_shift, const int32_t* c, float* y) {
+  alignas(64) float scale[ldc];
   load_weight_scale(p, n0, columns, group, scale);
   const int32_t* weight_sum = p.weight_sum + group * p.n_padded + n0;
   for (int r = 0; r < rows; ++r) {
     const int32_t zero = p.row_zero[m0 + r] + zero_shift;
-    for (int j = 0; j < kStrip; j += F32::width) {
+    for (int j = 0; j < columns; j += F32::width) {
       const I32 sum = corrected_sum(c + r * ldc + j, weight_sum + j, zero);
       const F32 part = f32_mul(f32_from_i32(sum), f32_load(scale + j));
       float* to = y + r * ldc + j;
@@ -94,11 +108,11 @@ inline void finish_vector(const Int8Linear& p, F32 y, F32 row_scale, int64_t m, 
   }
 }
 
-// Outputs of `rows` x up to 16 columns from sums of a single group.
-template <Activation activation>
+// Outputs of `rows` x `columns` from sums of a single group.
+template <Activation activation, int ldc>
 void finish_sums(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns,
-                 int32_t zero_shift, const int32_t* c, int ldc) {
-  alignas(64) float scale[kStrip];
+                 int32_t zero_shift, const int32_t* c) {
+  alignas(64) float scale[ldc];
   load_weight_scale(p, n0, columns, 0, scale);
   const int32_t* weight_sum = p.weight_sum + n0;
   for (int r = 0; r < rows; ++r) {
@@ -112,7 +126,7 @@ void finish_sums(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int colu
   }
 }
 
-// Outputs of `rows` x up to 16 columns from scaled sums.
+// Outputs of `rows` x `columns` from scaled sums.
 template <Activation activation>
 void finish_scaled(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns,
                    const float* y, int ldc) {

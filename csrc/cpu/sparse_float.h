@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kVectors = kStrip / F32::width;
 
-constexpr int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
 
 inline uint32_t mask_of(const uint8_t* pattern, int64_t k) {
   uint16_t mask;

@@ -123,7 +123,7 @@ struct Int8BlockSource {
   static void finish(const SparseLinear& p, int64_t m0, int rows, int64_t n, int columns,
                      const int32_t* c) {
     with_activation(p.dense.activation, [&](auto activation) {
-      finish_sums<activation()>(p.dense, m0, rows, n, columns, Tile::zero_shift, c, kPanelColumns);
+      finish_sums<activation(), kPanelColumns>(p.dense, m0, rows, n, columns, Tile::zero_shift, c);
     });
   }
 };
@@ -142,8 +142,8 @@ void int8_few(const SparseLinear& p, const Int8Block& block) {
       default: Tile::template few<4>(p, m, n / kStrip, c); break;
     }
     with_activation(p.dense.activation, [&](auto activation) {
-      finish_sums<activation()>(p.dense, m, rows, n, columns_of(block, n), Tile::few_zero_shift, c,
-                                kStrip);
+      finish_sums<activation(), kStrip>(p.dense, m, rows, n, columns_of(block, n),
+                                        Tile::few_zero_shift, c);
     });
   }
 }

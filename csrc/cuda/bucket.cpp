@@ -95,9 +95,8 @@ void bucket_unflatten(const std::vector<Tensor>& tensors, const Tensor& flat, do
   LEPTON_CHECK(flat.dim() == 1 && flat.numel() == device_list.list().length && flat.is_contiguous(),
                kOp, ": flat must have shape (", device_list.list().length,
                ",) and be contiguous, got ", tuple(flat.sizes()));
-  bucket_copy_cuda(
-      {device_list.table(), flat.mutable_data_ptr(), static_cast<float>(factor), false}, from,
-      device_list.list().chunks, device.stream());
+  bucket_copy_cuda({device_list.table(), flat.mutable_data_ptr(), static_cast<float>(factor)}, from,
+                   false, device_list.list().chunks, device.stream());
 }
 
 std::tuple<Tensor, Tensor> bucket_reduce(const std::vector<Tensor>& given, bool average,

@@ -4,8 +4,9 @@
 
 namespace lepton {
 
-void bucket_copy_cuda(const BucketCopy& p, BucketType flat, int64_t chunks, void* stream) {
-  launch_bucket_copy(p, flat, chunks, CudaLauncher(stream));
+void bucket_copy_cuda(const BucketCopy& p, BucketType flat, bool to_flat, int64_t chunks,
+                      void* stream) {
+  launch_bucket_copy(p, flat, to_flat, chunks, CudaLauncher(stream));
 }
 void bucket_unscale_cuda(const BucketUnscale& p, int64_t chunks, void* stream) {
   launch_bucket_unscale(p, chunks, CudaLauncher(stream));

@@ -5,7 +5,8 @@
 
 namespace lepton {
 
-void bucket_copy_cuda(const BucketCopy& p, BucketType flat, int64_t chunks, void* stream);
+void bucket_copy_cuda(const BucketCopy& p, BucketType flat, bool to_flat, int64_t chunks,
+                      void* stream);
 void bucket_unscale_cuda(const BucketUnscale& p, int64_t chunks, void* stream);
 void bucket_squares_cuda(const BucketSquares& p, double* out, int64_t chunks, void* stream);
 void bucket_sum_cuda(const BucketSum& p, BucketType in, BucketType out, double* squares,

@@ -83,26 +83,28 @@ __device__ inline void store_floats(Global<T> y, int64_t i, const float (&v)[kWi
   }
 }
 
-// Calls body(i, true) for this thread's share of the groups of kWidth elements in [begin, end)
-// where `vector` holds, and body(i, false) for its share of the single elements that are left.
+// Calls body(i, true) for this thread's share of the groups of kWidth elements among `count` (of
+// one chunk) where `vector` holds, and body(i, false) for its share of the elements that are left.
 template <int kWidth, class Body>
-__device__ inline void bucket_share(int64_t begin, int64_t end, bool vector, const Body& body) {
-  int64_t done = begin;
-  if (vector) {
-    const int64_t groups = (end - begin) / kWidth;
-    for (int64_t g = threadIdx.x; g < groups; g += kBucketThreads) body(begin + g * kWidth, true);
-    done = begin + groups * kWidth;
+__device__ inline void bucket_share(int count, bool vector, const Body& body) {
+  const int groups = vector ? count / kWidth : 0;
+#pragma unroll 2
+  for (int g = static_cast<int>(threadIdx.x); g < groups; g += kBucketThreads) {
+    body(g * kWidth, true);
   }
-  for (int64_t i = done + threadIdx.x; i < end; i += kBucketThreads) body(i, false);
+#pragma unroll 1
+  for (int i = groups * kWidth + static_cast<int>(threadIdx.x); i < count; i += kBucketThreads) {
+    body(i, false);
+  }
 }
 
 // ---- flatten and unflatten: scaled and cast on the way ----
 
 template <class From, class To>
-__device__ inline void bucket_copy(Global<const From> from, Global<To> to, float factor,
-                                   int64_t count, bool vector) {
+__device__ inline void bucket_copy(Global<const From> from, Global<To> to, float factor, int count,
+                                   bool vector) {
   constexpr int kWidth = bucket_width<From, To>;
-  bucket_share<kWidth>(0, count, vector, [&](int64_t i, bool group) {
+  bucket_share<kWidth>(count, vector, [&](int i, bool group) {
     if (group) {
       float v[kWidth];
       load_floats(from, i, v);
@@ -115,13 +117,13 @@ __device__ inline void bucket_copy(Global<const From> from, Global<To> to, float
   });
 }
 
-template <class Flat, class Part>
+template <bool kToFlat, class Flat, class Part>
 __device__ inline void bucket_copy_chunk(const BucketCopy& p, const BucketEntry& entry,
-                                         int64_t begin, int64_t count) {
+                                         int64_t begin, int count) {
   const Global<Part> part = Global<Part>::of(entry.address);
   const Global<Flat> flat = Global<Flat>::of(p.flat);
   const bool vector = aligned16(part.raw()) && aligned16(flat.raw());
-  if (p.to_flat) {
+  if constexpr (kToFlat) {
     bucket_copy(Global<const Part>::of(entry.address) + begin, flat + (entry.begin + begin),
                 p.factor, count, vector);
   } else {
@@ -130,22 +132,22 @@ __device__ inline void bucket_copy_chunk(const BucketCopy& p, const BucketEntry&
   }
 }
 
-template <class Flat>
+template <bool kToFlat, class Flat>
 __global__ void __launch_bounds__(kBucketThreads)
     bucket_copy_kernel(const __grid_constant__ BucketCopy p) {
   const BucketEntry entry = bucket_entry(p.table, bucket_find(p.table, blockIdx.x));
   const int64_t begin = static_cast<int64_t>(blockIdx.x - entry.first_chunk) * kBucketChunk;
   const int64_t left = entry.count - begin;
-  const int64_t count = left < kBucketChunk ? left : kBucketChunk;
+  const int count = left < kBucketChunk ? static_cast<int>(left) : kBucketChunk;
   if (entry.type == BucketType::f32) {
-    bucket_copy_chunk<Flat, float>(p, entry, begin, count);
+    bucket_copy_chunk<kToFlat, Flat, float>(p, entry, begin, count);
   } else if (entry.type == BucketType::bf16) {
-    bucket_copy_chunk<Flat, bf16>(p, entry, begin, count);
+    bucket_copy_chunk<kToFlat, Flat, bf16>(p, entry, begin, count);
   } else {
-    bucket_copy_chunk<Flat, f16>(p, entry, begin, count);
+    bucket_copy_chunk<kToFlat, Flat, f16>(p, entry, begin, count);
   }
   // The gap up to the next multiple of 64 bytes is zero.
-  if (p.to_flat && left <= kBucketChunk) {
+  if (kToFlat && left <= kBucketChunk) {
     constexpr int64_t kAlign = 64 / static_cast<int64_t>(sizeof(Flat));
     const int64_t gap = (entry.count + kAlign - 1) / kAlign * kAlign - entry.count;
     if (threadIdx.x < gap) {
@@ -158,7 +160,7 @@ __global__ void __launch_bounds__(kBucketThreads)
 // ---- unscale in place, and notice what is not finite ----
 
 template <class T>
-__device__ inline bool bucket_unscale_chunk(const BucketEntry& entry, int64_t begin, int64_t count,
+__device__ inline bool bucket_unscale_chunk(const BucketEntry& entry, int64_t begin, int count,
                                             float factor) {
   bool finite = true;
   const auto check = [&](float x) {
@@ -167,7 +169,7 @@ __device__ inline bool bucket_unscale_chunk(const BucketEntry& entry, int64_t be
   const Global<T> y = Global<T>::of(entry.address) + begin;
   const Global<const T> x = Global<const T>::of(entry.address) + begin;
   constexpr int kWidth = bucket_width<T>;
-  bucket_share<kWidth>(0, count, aligned16(y.raw()), [&](int64_t i, bool group) {
+  bucket_share<kWidth>(count, aligned16(y.raw()), [&](int i, bool group) {
     if (group) {
       float v[kWidth];
       load_floats(x, i, v);
@@ -188,7 +190,7 @@ static __global__ void __launch_bounds__(kBucketThreads)
   const BucketEntry entry = bucket_entry(p.table, bucket_find(p.table, blockIdx.x));
   const int64_t begin = static_cast<int64_t>(blockIdx.x - entry.first_chunk) * kBucketChunk;
   const int64_t left = entry.count - begin;
-  const int64_t count = left < kBucketChunk ? left : kBucketChunk;
+  const int count = left < kBucketChunk ? static_cast<int>(left) : kBucketChunk;
   const float factor = Global<const float>(p.inverse).load();
   const bool finite =
       entry.type == BucketType::f32    ? bucket_unscale_chunk<float>(entry, begin, count, factor)
@@ -218,12 +220,11 @@ __device__ inline double bucket_block_sum(double sum) {
 constexpr uint32_t kBucketSumBytes = kBucketThreads / 32 * 8;
 
 template <class T>
-__device__ inline double bucket_squares_chunk(const BucketEntry& entry, int64_t begin,
-                                              int64_t count) {
+__device__ inline double bucket_squares_chunk(const BucketEntry& entry, int64_t begin, int count) {
   const Global<const T> x = Global<const T>::of(entry.address) + begin;
   double sum = 0.0;
   constexpr int kWidth = bucket_width<T>;
-  bucket_share<kWidth>(0, count, aligned16(x.raw()), [&](int64_t i, bool group) {
+  bucket_share<kWidth>(count, aligned16(x.raw()), [&](int i, bool group) {
     if (group) {
       float v[kWidth];
       load_floats(x, i, v);
@@ -242,7 +243,7 @@ static __global__ void __launch_bounds__(kBucketThreads)
   const BucketEntry entry = bucket_entry(p.table, bucket_find(p.table, blockIdx.x));
   const int64_t begin = static_cast<int64_t>(blockIdx.x - entry.first_chunk) * kBucketChunk;
   const int64_t left = entry.count - begin;
-  const int64_t count = left < kBucketChunk ? left : kBucketChunk;
+  const int count = left < kBucketChunk ? static_cast<int>(left) : kBucketChunk;
   const double sum =
       entry.type == BucketType::f32    ? bucket_squares_chunk<float>(entry, begin, count)
       : entry.type == BucketType::bf16 ? bucket_squares_chunk<bf16>(entry, begin, count)
@@ -269,16 +270,20 @@ template <class In, class Out>
 __global__ void __launch_bounds__(kBucketThreads)
     bucket_sum_kernel(const __grid_constant__ BucketSum p) {
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * kBucketChunk;
-  const int64_t end = p.count < begin + kBucketChunk ? p.count : begin + kBucketChunk;
-  const Global<Out> out = Global<Out>::of(p.out);
+  const int64_t left = p.count - begin;
+  const int count = left < kBucketChunk ? static_cast<int>(left) : kBucketChunk;
+  const auto input = [&](int t) {
+    return Global<const In>::of(bucket_entry(p.table, t).address) + begin;
+  };
+  const Global<Out> out = Global<Out>::of(p.out) + begin;
   double squares = 0.0;
   constexpr int kWidth = bucket_width<In, Out>;
-  bucket_share<kWidth>(begin, end, p.vector, [&](int64_t i, bool group) {
+  bucket_share<kWidth>(count, p.vector, [&](int i, bool group) {
     if (group) {
       float total[kWidth], v[kWidth];
-      load_floats(Global<const In>::of(bucket_entry(p.table, 0).address), i, total);
+      load_floats(input(0), i, total);
       for (int t = 1; t < p.table.tensors; ++t) {
-        load_floats(Global<const In>::of(bucket_entry(p.table, t).address), i, v);
+        load_floats(input(t), i, v);
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) total[e] = total[e] + v[e];
       }
@@ -289,9 +294,9 @@ __global__ void __launch_bounds__(kBucketThreads)
       }
       store_floats(out, i, total);
     } else {
-      float total = to_float(Global<const In>::of(bucket_entry(p.table, 0).address).load(i));
+      float total = to_float(input(0).load(i));
       for (int t = 1; t < p.table.tensors; ++t) {
-        total = total + to_float(Global<const In>::of(bucket_entry(p.table, t).address).load(i));
+        total = total + to_float(input(t).load(i));
       }
       total = total / p.divisor;
       squares += static_cast<double>(total) * static_cast<double>(total);

@@ -13,16 +13,22 @@ inline LaunchShape bucket_shape(int64_t blocks, uint32_t shared_bytes = 0) {
   return {{static_cast<uint32_t>(blocks), 1, 1}, {kBucketThreads, 1, 1}, shared_bytes};
 }
 
-template <class Launch>
-void launch_bucket_copy(const BucketCopy& p, BucketType flat, int64_t chunks,
-                        const Launch& launch) {
-  if (chunks == 0) return;
+template <bool kToFlat, class Launch>
+void launch_bucket_copy_to(const BucketCopy& p, BucketType flat, int64_t chunks,
+                           const Launch& launch) {
   const LaunchShape shape = bucket_shape(chunks);
   switch (flat) {
-    case BucketType::f32: return launch(&bucket_copy_kernel<float>, shape, p);
-    case BucketType::bf16: return launch(&bucket_copy_kernel<bf16>, shape, p);
-    default: return launch(&bucket_copy_kernel<f16>, shape, p);
+    case BucketType::f32: return launch(&bucket_copy_kernel<kToFlat, float>, shape, p);
+    case BucketType::bf16: return launch(&bucket_copy_kernel<kToFlat, bf16>, shape, p);
+    default: return launch(&bucket_copy_kernel<kToFlat, f16>, shape, p);
   }
+}
+template <class Launch>
+void launch_bucket_copy(const BucketCopy& p, BucketType flat, bool to_flat, int64_t chunks,
+                        const Launch& launch) {
+  if (chunks == 0) return;
+  if (to_flat) return launch_bucket_copy_to<true>(p, flat, chunks, launch);
+  return launch_bucket_copy_to<false>(p, flat, chunks, launch);
 }
 
 template <class Launch>

@@ -31,7 +31,6 @@ struct BucketCopy {
   BucketTable table;
   void* flat;
   float factor;
-  bool to_flat;
 };
 
 // In place: tensors *= inverse; found_inf becomes 1 where a product is not finite.

@@ -39,7 +39,7 @@ LEPTON_SIMT_ENTRY simt_bucket_copy(const int64_t* addresses, const int64_t* coun
   const auto type = static_cast<BucketType>(flat_type);
   const Table t = table_of(addresses, counts, types, tensors, type);
   return simt::run([&] {
-    launch_bucket_copy({t.table, flat, static_cast<float>(factor), to_flat != 0}, type,
+    launch_bucket_copy({t.table, flat, static_cast<float>(factor)}, type, to_flat != 0,
                        t.list.chunks, simt::Launcher{});
   });
 }

@@ -14,6 +14,24 @@ from lepton_kernels.ops.int8_linear_qat import int8_linear_qat
 from lepton_kernels.ops.quantize_int8 import quantize_int8
 
 
+def _restore_float32(module: nn.Module, kept: dict[str, torch.Tensor | None]) -> None:
+    # `.bfloat16()` and the like change activations and bias; quantisation stays float32.
+    for name, before in kept.items():
+        after = getattr(module, name)
+        if before is not None and after.dtype != before.dtype:
+            setattr(module, name, before.to(after.device))
+
+
+def _make_room_for_input_scale(
+    module: nn.Module, state: dict[str, Any], prefix: str, device: torch.device
+) -> None:
+    # A static layer's state decides whether this layer is static.
+    for name in ("x_scale", "x_zero_point"):
+        saved = state.get(prefix + name)
+        if saved is not None and getattr(module, name) is None:
+            setattr(module, name, torch.zeros_like(saved, device=device))
+
+
 class Int8Linear(nn.Module):
     """Linear layer with an int8 weight, drop-in for a trained `torch.nn.Linear`.
 
@@ -196,13 +214,9 @@ class Int8Linear(nn.Module):
     def _apply(
         self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
     ) -> Int8Linear:
-        # `.bfloat16()` and the like change activations and bias; quantisation stays float32.
         kept = {name: getattr(self, name) for name in ("weight_scale", "x_scale")}
         super()._apply(fn, recurse)
-        for name, before in kept.items():
-            after = getattr(self, name)
-            if before is not None and after.dtype != before.dtype:
-                setattr(self, name, before.to(after.device))
+        _restore_float32(self, kept)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -236,11 +250,7 @@ class Int8Linear(nn.Module):
             error_msgs.append(
                 f"Int8Linear: {prefix}weight_scale must be finite, got NaN or infinity"
             )
-        # A static layer's state decides whether this layer is static.
-        for name in ("x_scale", "x_zero_point"):
-            saved = state.get(prefix + name)
-            if saved is not None and getattr(self, name) is None:
-                setattr(self, name, torch.zeros_like(saved, device=self.packed_weight.device))
+        _make_room_for_input_scale(self, state, prefix, self.packed_weight.device)
         super()._load_from_state_dict(
             state, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -260,8 +270,9 @@ class Int8Linear(nn.Module):
 class Int8LinearQAT(nn.Linear):
     """`torch.nn.Linear` that trains through int8 arithmetic; `to_int8` gives the layer to ship.
 
-    Parameters and state dict are those of `torch.nn.Linear`; the forward quantises the weight and
-    the input, the backward is straight-through (Bengio et al., 2013).
+    Parameters are those of `torch.nn.Linear`; the forward quantises the weight and the input, the
+    backward is straight-through (Bengio et al., 2013). A state dict of `torch.nn.Linear` loads; one
+    of a static layer also holds `x_scale` and `x_zero_point`.
 
     Args:
         group_size (int, optional): input features that share a weight scale. Default: None (all).
@@ -276,8 +287,13 @@ class Int8LinearQAT(nn.Linear):
     """
 
     group_size: int | None = None
-    x_scale: torch.Tensor | None = None
-    x_zero_point: torch.Tensor | None = None
+    x_scale: torch.Tensor | None
+    x_zero_point: torch.Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **options: Any):
+        super().__init__(in_features, out_features, bias, **options)
+        self.register_buffer("x_scale", None)
+        self.register_buffer("x_zero_point", None)
 
     @classmethod
     def from_linear(
@@ -330,3 +346,30 @@ class Int8LinearQAT(nn.Linear):
         return Int8Linear.from_linear(
             self, group_size=self.group_size, x_scale=self.x_scale, x_zero_point=self.x_zero_point
         )
+
+    def _apply(
+        self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+    ) -> Int8LinearQAT:
+        kept = {"x_scale": self.x_scale}
+        super()._apply(fn, recurse)
+        _restore_float32(self, kept)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        _make_room_for_input_scale(self, state_dict, prefix, self.weight.device)
+        missing: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
+        )
+        # The state dict of a float layer has no input scale: this layer keeps its own.
+        own = {prefix + "x_scale", prefix + "x_zero_point"}
+        missing_keys.extend(key for key in missing if key not in own)

@@ -80,7 +80,7 @@ def dropout_keep(
         quads, row, planes.view(-1, 1, 1), torch.tensor(offset & _WORD, device=device)
     )
     words = torch.stack(philox_words(seed, full), dim=-1)
-    words = words.reshape(batch, heads, rows, -1)[..., :columns]
+    words = words.reshape(batch, heads, rows, 4 * quads.shape[2])[..., :columns]
     return words >= dropout_threshold(dropout_p)
 
 

@@ -1,4 +1,4 @@
-"""The command `lepton`: info, demo, bench."""
+"""The command `lepton`: info, demo, bench, bundle, serve."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kernels import __version__
+from lepton_train import bundle_commands, serve_command
 
 FAILED = 1
 BAD_ARGUMENTS = 2
@@ -28,6 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_demo(commands)
     _add_bench(commands)
+    bundle_commands.add(commands, _command)
+    serve_command.add(commands, _command)
     return parser
 
 

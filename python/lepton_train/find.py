@@ -6,10 +6,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from lepton_kernels.nn.int8_linear import Int8Linear
 
 Patterns = str | Iterable[str] | None
 
@@ -60,6 +63,17 @@ def find_linears(op: str, model: nn.Module) -> list[FoundLinear]:
             modules[id(module)] = module
     if not modules:
         raise ValueError(f"{op}: model {type(model).__name__} holds no torch.nn.Linear")
+    return [FoundLinear(tuple(names[key]), module) for key, module in modules.items()]
+
+
+def int8_layers(model: nn.Module) -> list[FoundLinear]:
+    """Every `Int8Linear` of a model, each once, with all its names."""
+    names: dict[int, list[str]] = {}
+    modules: dict[int, Any] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, Int8Linear) and name:
+            names.setdefault(id(module), []).append(name)
+            modules[id(module)] = module
     return [FoundLinear(tuple(names[key]), module) for key, module in modules.items()]
 
 

@@ -20,6 +20,7 @@ from lepton_train.find import (
     check_patterns,
     choice_reason,
     find_linears,
+    int8_layers,
     obstacle,
 )
 from lepton_train.prune import make_permanent_
@@ -30,6 +31,8 @@ from lepton_train.timing import interleaved
 # they do inside a model.
 _COLD_BYTES = 64 << 20
 _MOST_COPIES = 16
+# Share of zeros under which a sparse form of an int8 layer is not tried.
+_FEWEST_ZEROS = 0.2
 _DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
@@ -49,6 +52,7 @@ class PackedRow:
     bytes_before: int = 0
     bytes_after: int = 0
     measured_ms: dict[str, float] = field(default_factory=dict)
+    before: str = "dense"
 
 
 @dataclass
@@ -64,7 +68,7 @@ class PackReport:
     @property
     def packed(self) -> list[str]:
         """Names of the layers that were swapped."""
-        return [row.name for row in self.rows if row.decision != "dense"]
+        return [row.name for row in self.rows if row.decision not in ("dense", row.before)]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
@@ -101,6 +105,7 @@ def pack_(
 ) -> PackReport:
     """Time dense and sparse forms of each pruned linear layer and keep the fastest; in place.
 
+    A layer that is int8 already (dynamic) is compared with sparse int8 forms of the same weights.
     Every candidate runs on the input that the layer gets from `example_inputs`, with cold weights,
     in turn with the others. A layer without any zero is not measured. Masks of `prune_` become
     permanent first.
@@ -139,12 +144,15 @@ def pack_(
     excluded = as_patterns(op, "exclude", exclude)
     if isinstance(model, nn.Module):
         make_permanent_(model)
-    found = find_linears(op, model)
+    quantized = int8_layers(model) if isinstance(model, nn.Module) else []
+    # A model that is int8 throughout holds no plain linear layer.
+    plain = any(isinstance(m, nn.Linear) for m in model.modules()) if quantized else True
+    found = [*(find_linears(op, model) if plain else []), *quantized]
     names = [name for each in found for name in each.names]
     check_patterns(op, "include", included, names)
     check_patterns(op, "exclude", excluded, names)
     reasons = {
-        f.name: choice_reason(f, included, excluded) or obstacle(f) or _full(f) for f in found
+        f.name: choice_reason(f, included, excluded) or _obstacle(f) or _full(f) for f in found
     }
     chosen = [f for f in found if reasons[f.name] is None]
     inputs = _inputs(model, chosen, example_inputs)
@@ -160,8 +168,41 @@ def pack_(
     return report
 
 
+def _obstacle(found: FoundLinear) -> str | None:
+    module: Any = found.module
+    if not isinstance(module, lk.nn.Int8Linear):
+        return obstacle(found)
+    if module.weight_only or module.x_scale is not None or module.group_size is not None:
+        return "int8 with static scales, groups or float inputs has no sparse form"
+    if module.activation is not None:
+        return "its activation is fused"
+    return None
+
+
 def _full(found: FoundLinear) -> str | None:
-    return None if bool((found.module.weight == 0).any()) else "has no zeros"
+    zeros = found.module.weight == 0
+    if isinstance(found.module, lk.nn.Int8Linear):
+        # Rounding alone makes some zeros.
+        return None if float(zeros.float().mean()) >= _FEWEST_ZEROS else "has few zeros"
+    return None if bool(zeros.any()) else "has no zeros"
+
+
+def _forms(linear: Any, dtype: torch.dtype | None) -> tuple[str, dict[str, nn.Module]]:
+    """Name of the present form, and every form by name."""
+    if isinstance(linear, lk.nn.Int8Linear):
+        plain = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None)
+        # The scale of a row makes its largest weight 127: quantised again it is the same int8.
+        plain.weight = nn.Parameter(linear.dequantized_weight(), requires_grad=False)
+        plain.register_parameter("bias", linear._parameters["bias"])
+        plain.train(linear.training)
+        present, linear, dtype, forms = "int8", plain, torch.int8, {"int8": linear}
+    else:
+        present, forms = "dense", {"dense": linear}
+        if dtype == torch.int8:
+            forms["int8"] = lk.nn.Int8Linear.from_linear(linear)
+    for layout in ("bitmask", "block"):
+        forms[f"sparse {layout}"] = lk.nn.SparseLinear.from_linear(linear, layout, dtype)
+    return present, forms
 
 
 def _inputs(
@@ -188,7 +229,8 @@ def _inputs(
 def _row(found: FoundLinear, **rest: Any) -> PackedRow:
     module = found.module
     size = _bytes(module)
-    values = {"bytes_before": size, "bytes_after": size, **rest}
+    form = "int8" if isinstance(module, lk.nn.Int8Linear) else "dense"
+    values = {"bytes_before": size, "bytes_after": size, "before": form, "decision": form, **rest}
     share = float((module.weight == 0).float().mean()) if module.weight.numel() else 0.0
     return PackedRow(found.name, module.in_features, module.out_features, share, **values)
 
@@ -204,31 +246,24 @@ def _decide(
     dtype: torch.dtype | None,
     rounds: int,
 ) -> PackedRow:
-    linear = found.module
-    candidates: dict[str, nn.Module] = {
-        "dense": linear,
-        "sparse bitmask": lk.nn.SparseLinear.from_linear(linear, "bitmask", dtype),
-        "sparse block": lk.nn.SparseLinear.from_linear(linear, "block", dtype),
-    }
-    if dtype == torch.int8:
-        candidates["int8"] = lk.nn.Int8Linear.from_linear(linear)
+    present, candidates = _forms(found.module, dtype)
     with torch.inference_mode():
         times = interleaved(
             {name: _cold(module, x) for name, module in candidates.items()}, rounds=rounds
         )
     measured = {name: timing.median_ms for name, timing in times.items()}
     best = min(measured, key=lambda name: measured[name])
-    if best == "dense":
+    if best == present:
         reason = "no other form measured faster"
     else:
-        reason = f"{measured['dense'] / measured[best]:.2f} times as fast"
+        reason = f"{measured[present] / measured[best]:.2f} times as fast"
         _swap(model, found, candidates[best])
     return _row(
         found,
         rows=x.shape[:-1].numel(),
         decision=best,
         reason=reason,
-        ms_before=measured["dense"],
+        ms_before=measured[present],
         ms_after=measured[best],
         bytes_after=_bytes(candidates[best]),
         measured_ms=measured,

@@ -12,27 +12,30 @@ class MissingPackageError(ImportError):
     """An optional package is not installed; the message says what to install."""
 
 
-def _missing(module: str, package: str, purpose: str) -> MissingPackageError:
+def _missing(module: str, package: str, purpose: str, extra: str = "demo") -> MissingPackageError:
     return MissingPackageError(
         f"{purpose} needs the package {package!r}, which is not installed: "
-        f"pip install {package!r}, or all at once: pip install 'lepton-kernels[demo]'",
+        f"pip install {package!r}, or all at once: pip install 'lepton-kernels[{extra}]'",
         name=module,
     )
 
 
-def require(module: str, purpose: str, package: str | None = None) -> ModuleType:
+def require(
+    module: str, purpose: str, package: str | None = None, *, extra: str = "demo"
+) -> ModuleType:
     """Import an optional module.
 
     Args:
         module (str): name to import.
         purpose (str): who needs it, the subject of the message.
         package (str, optional): name and version to install. Default: None (as `module`).
+        extra (str): of lepton-kernels that brings it. Default: "demo".
 
     Raises:
         MissingPackageError: it is not installed.
     """
     if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise _missing(module, package or module, purpose)
+        raise _missing(module, package or module, purpose, extra)
     return importlib.import_module(module)
 
 

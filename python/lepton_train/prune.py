@@ -334,5 +334,9 @@ def make_permanent_(model: nn.Module) -> nn.Module:
     """
     for module in model.modules():
         if mask_of(module) is not None:
+            # A copy shares its class with the original, which removal would strip of `weight`.
+            kind: Any = type(module)
+            own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+            module.__class__ = type(kind.__name__, kind.__bases__, own)
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return model

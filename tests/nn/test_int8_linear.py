@@ -271,7 +271,7 @@ def test_qat_trains_and_ships(compare, static, group_size):
     x_scale = torch.tensor(0.03) if static else None
     layer = lk.nn.Int8LinearQAT.from_linear(linear, group_size=group_size, x_scale=x_scale)
     assert layer.weight is linear.weight
-    assert set(layer.state_dict()) == {"weight", "bias"}
+    assert set(layer.state_dict()) == {"weight", "bias", *(["x_scale"] if static else [])}
     x, target = torch.randn(64, 66), torch.randn(64, 18)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
     losses = []
@@ -284,6 +284,21 @@ def test_qat_trains_and_ships(compare, static, group_size):
     assert losses[-1] < losses[0]
     compare.same_bits(layer.to_int8()(x), layer(x).detach())
     compare.same_bits(copy.deepcopy(layer)(x).detach(), layer(x).detach())
+
+
+def test_qat_state_dict_holds_static_scales():
+    linear = nn.Linear(16, 4)
+    scale, zero_point = torch.tensor(0.02), torch.tensor(3, dtype=torch.int32)
+    layer = lk.nn.Int8LinearQAT.from_linear(linear, x_scale=scale, x_zero_point=zero_point)
+    other = lk.nn.Int8LinearQAT(16, 4)
+    assert str(other.load_state_dict(layer.state_dict())) == "<All keys matched successfully>"
+    x = torch.randn(5, 16)
+    assert torch.equal(other(x), layer(x))
+    assert layer.bfloat16().x_scale.dtype == torch.float32
+    layer.load_state_dict(nn.Linear(16, 4).state_dict())  # of a float layer: scales are kept
+    assert layer.x_scale == scale
+    with pytest.raises(RuntimeError, match=r"Missing key.*weight"):
+        layer.load_state_dict({"bias": linear.bias})
 
 
 def test_qat_compile_and_refusal():

@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 from lepton_train import bench
-from lepton_train.bench import bucket, bucket_ranks, harness, int8_linear, measure, report, shapes
+from lepton_train.bench import (
+    bucket,
+    bucket_ranks,
+    harness,
+    int8_linear,
+    measure,
+    report,
+    shapes,
+    sparse_linear,
+)
 from lepton_train.bench.options import parse
 from lepton_train.bench.problem import Built, Layer, Problem
 from lepton_train.bench.rows import Row, read_json, write_json
@@ -92,6 +101,27 @@ def test_all_implementations_match_or_say_why(native, tiny):
             assert one.match or one.note.startswith(("missing", "wrong", "failed")), one
             assert (one.median_us is None) == (one.match is not True)
         assert all(one.match for one in rows if int8_linear.ROLES[one.impl] == "ours")
+
+
+def test_sparse_linear_is_checked_and_timed(native, tmp_path):
+    path = tmp_path / "shapes.json"
+    kinds = [
+        {"layout": layout, "values": values, "sparsity": [50]}
+        for layout in ("bitmask", "n:m", "block")
+        for values in ("int8", "fp32", "bf16")
+    ]
+    layers = [{"name": "tiny", "k": 48, "n": 32}]
+    data = {"family": "sparse_linear", "m": [1, 5], "layers": layers, "weights": kinds}
+    path.write_text(json.dumps(data))
+    options = parse(["--shapes", str(path), "--dtype", "fp32", "--budget", "0.01"])
+    cases = list(sparse_linear.bench(options))
+    assert len(cases) == len(sparse_linear.problems(options)) == 2 * len(kinds)
+    for rows in cases:
+        for one in rows:
+            assert one.match or one.note.startswith("missing"), one
+        ours = next(one for one in rows if one.impl == "lepton")
+        assert ours.match is True
+        assert 0 < ours.work["ops"] <= 2 * ours.shape["M"] * 48 * 32 * 0.55
 
 
 def _case():

@@ -220,3 +220,17 @@ def test_a_network_trains_while_it_is_pruned():
             lt.prune_(model, 0.9, schedule=schedule)
     assert zeros(model[0]) == pytest.approx(0.9, abs=0.005)
     assert float((model(x).argmax(1) == target).float().mean()) > 0.9
+
+
+def test_a_copy_made_permanent_leaves_the_original():
+    model = nn.Sequential(nn.Linear(8, 4))
+    lt.prune_(model, 0.5)
+    twin = copy.deepcopy(model)
+    lt.make_permanent_(twin)
+    x = torch.randn(3, 8)
+    assert type(twin[0]) is nn.Linear
+    assert torch.equal(model(x), twin(x))
+    lt.prune_(model, 0.75)
+    lt.make_permanent_(model)
+    assert type(model[0]) is nn.Linear
+    assert float((model[0].weight == 0).float().mean()) == 0.75

@@ -89,7 +89,8 @@ def test_report(model, tokens):
     row = report.rows[0]
     assert (row.name, row.in_features, row.out_features, row.action) == ("first", 32, 32, "int8")
     assert row.bytes_before == 4 * (32 * 32 + 32)
-    assert row.bytes_after < 0.6 * row.bytes_before
+    # Header, sums, weight with its 32 input features padded to 64, scales, bias.
+    assert row.bytes_after == 64 + 4 * 32 + 32 * 64 + 4 * 32 + 4 * 32
     plain = report.to_dict()
     assert plain["quantized"] == 3
     assert plain["left"] == 2

@@ -256,7 +256,7 @@ def test_kill_of_a_rank(ranks, world, pytestconfig):
         for outcome in outcomes[:-1]:
             assert outcome["code"] == 1, outcome
             assert f"rank {world - 1}" in outcome["error"], outcome
-            assert outcome["seconds"] < 30
+            assert outcome["seconds"] < 15
     assert set(Path("/dev/shm").iterdir()) <= before
 
 

@@ -17,6 +17,7 @@ FAMILIES = {
     "attention": "lepton_train.bench.attention",
     "bucket": "lepton_train.bench.bucket",
     "int8_linear": "lepton_train.bench.int8_linear",
+    "sparse_linear": "lepton_train.bench.sparse_linear",
 }
 
 

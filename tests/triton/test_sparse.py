@@ -1,0 +1,7 @@
+"""The sparse family on Triton's interpreter, in a process of its own."""
+
+from pathlib import Path
+
+
+def test_in_the_interpreter(in_process):
+    in_process(Path(__file__).with_name("process_sparse.py"), interpret=True)
