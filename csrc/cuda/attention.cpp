@@ -1,5 +1,6 @@
-// Torch side of attention_forward and attention_cached on CUDA. Values that lie on the GPU (lengths,
-// page numbers) are not checked, which would wait for it: kernels clamp them into their tensors.
+// Torch side of attention_forward and attention_cached on CUDA. Values that lie on the GPU
+// (lengths, page numbers) are not checked, which would wait for it: kernels clamp them into their
+// tensors.
 #include <tuple>
 
 #include "cuda/attention_call.h"
@@ -18,11 +19,15 @@ std::tuple<Tensor, Tensor> attention_forward(
     OptionalTensor cu_seqlens_k, OptionalTensor rng_state, double scale, int64_t window_left,
     int64_t window_right, bool bottom_right, double softcap, double dropout_p) {
   constexpr const char* kOp = "attention_forward";
-  const OnDevice device(
-      kOp, {"query", &query},
-      {{"key", &key}, {"value", &value}, named("bias", bias), named("alibi_slopes", alibi_slopes),
-       named("sinks", sinks), named("cu_seqlens_q", cu_seqlens_q),
-       named("cu_seqlens_k", cu_seqlens_k), named("rng_state", rng_state)});
+  const OnDevice device(kOp, {"query", &query},
+                        {{"key", &key},
+                         {"value", &value},
+                         named("bias", bias),
+                         named("alibi_slopes", alibi_slopes),
+                         named("sinks", sinks),
+                         named("cu_seqlens_q", cu_seqlens_q),
+                         named("cu_seqlens_k", cu_seqlens_k),
+                         named("rng_state", rng_state)});
   if (!has_attention_kernel(query, value)) {
     return call_reference<std::tuple<Tensor, Tensor>>(
         kOp, query, key, value, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, rng_state,
@@ -61,13 +66,18 @@ std::tuple<Tensor, Tensor> attention_cached(const Tensor& query, const Tensor& k
                                             OptionalTensor alibi_slopes, OptionalTensor sinks,
                                             double scale, int64_t window_left, int64_t window_right,
                                             double softcap) {
-  const OnDevice device(
-      kCached, {"query", &query},
-      {{"key", &key}, {"value", &value}, named("cu_seqlens_q", cu_seqlens_q),
-       {"seqlens_k", &seqlens_k}, named("start_k", start_k), named("batch_index", batch_index),
-       named("block_table", block_table), named("key_scale", key_scale),
-       named("value_scale", value_scale), named("alibi_slopes", alibi_slopes),
-       named("sinks", sinks)});
+  const OnDevice device(kCached, {"query", &query},
+                        {{"key", &key},
+                         {"value", &value},
+                         named("cu_seqlens_q", cu_seqlens_q),
+                         {"seqlens_k", &seqlens_k},
+                         named("start_k", start_k),
+                         named("batch_index", batch_index),
+                         named("block_table", block_table),
+                         named("key_scale", key_scale),
+                         named("value_scale", value_scale),
+                         named("alibi_slopes", alibi_slopes),
+                         named("sinks", sinks)});
   if (!has_attention_kernel(query, value)) {
     return call_reference<std::tuple<Tensor, Tensor>>(
         kCached, query, key, value, cu_seqlens_q, seqlens_k, start_k, batch_index, block_table,

@@ -45,17 +45,24 @@ Gradients attention_backward(const Tensor& grad_out, OptionalTensor grad_lse, co
   const auto named = [](const char* name, const OptionalTensor& tensor) -> OnDevice::Named {
     return {name, tensor ? &*tensor : nullptr};
   };
-  const OnDevice device(
-      kOp, {"query", &query},
-      {{"grad_out", &grad_out}, named("grad_lse", grad_lse), {"key", &key}, {"value", &value},
-       named("bias", bias), named("alibi_slopes", alibi_slopes), named("sinks", sinks),
-       named("cu_seqlens_q", cu_seqlens_q), named("cu_seqlens_k", cu_seqlens_k),
-       named("rng_state", rng_state), {"out", &out}, {"lse", &lse}});
+  const OnDevice device(kOp, {"query", &query},
+                        {{"grad_out", &grad_out},
+                         named("grad_lse", grad_lse),
+                         {"key", &key},
+                         {"value", &value},
+                         named("bias", bias),
+                         named("alibi_slopes", alibi_slopes),
+                         named("sinks", sinks),
+                         named("cu_seqlens_q", cu_seqlens_q),
+                         named("cu_seqlens_k", cu_seqlens_k),
+                         named("rng_state", rng_state),
+                         {"out", &out},
+                         {"lse", &lse}});
   if (!has_attention_kernel(query, value)) {
-    return call_reference<Gradients>(kOp, grad_out, grad_lse, query, key, value, bias,
-                                     alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, rng_state,
-                                     out, lse, scale, window_left, window_right, bottom_right,
-                                     softcap, dropout_p, bias_grad);
+    return call_reference<Gradients>(kOp, grad_out, grad_lse, query, key, value, bias, alibi_slopes,
+                                     sinks, cu_seqlens_q, cu_seqlens_k, rng_state, out, lse, scale,
+                                     window_left, window_right, bottom_right, softcap, dropout_p,
+                                     bias_grad);
   }
   CudaAttentionCall call = attention_call(
       kOp, query, key, value, bias, alibi_slopes, sinks, cu_seqlens_q, cu_seqlens_k, rng_state,
@@ -103,7 +110,8 @@ Gradients attention_backward(const Tensor& grad_out, OptionalTensor grad_lse, co
                        wide_bias ? ScalarType::Float : bias->scalar_type());
     set_grad_bias(call, grad_bias);
   }
-  Tensor sink_sums = new_on(query, {sinks ? p.heads : 0}, sinks ? ScalarType::Float : query.scalar_type());
+  Tensor sink_sums =
+      new_on(query, {sinks ? p.heads : 0}, sinks ? ScalarType::Float : query.scalar_type());
   if (sinks) a.grad_sinks = static_cast<float*>(sink_sums.mutable_data_ptr());
   Tensor stats = new_on(query, {2 * lse.numel()}, ScalarType::Float);
   a.stats = static_cast<float*>(stats.mutable_data_ptr());

@@ -39,9 +39,11 @@ struct BackwardBiasBlock {
     return Shared<uint8_t>(offset).address();
   }
 
-  __device__ __forceinline__ void copy(const Sequence& s, int head, int first_query, int first_key) {
+  __device__ __forceinline__ void copy(const Sequence& s, int head, int first_query,
+                                       int first_key) {
     const Attention& p = a.p;
-    const auto rows = [&](uint32_t to, const void* data, const HeadStrides& stride, int64_t columns) {
+    const auto rows = [&](uint32_t to, const void* data, const HeadStrides& stride,
+                          int64_t columns) {
       const int64_t base = s.q_batch * stride.batch + head * stride.head;
       gather_tile<QueryTile, Config::kThreads, T>(
           shared_at(to), Global<const T>::of(static_cast<const T*>(data)),
@@ -68,8 +70,8 @@ struct BackwardBiasBlock {
     copy(s, head, first_query, first_key);
     __syncthreads();
     const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(lane_index());
-    const uint32_t rows = QueryTile::lane_a(shared_at(0)) +
-                          static_cast<uint32_t>(warp * 16 * QueryTile::kRowBytes);
+    const uint32_t rows =
+        QueryTile::lane_a(shared_at(0)) + static_cast<uint32_t>(warp * 16 * QueryTile::kRowBytes);
     Accumulators<1, kKeys8> scores, products;
     clear(scores);
     clear(products);
@@ -100,12 +102,11 @@ struct BackwardBiasBlock {
       for (int i = 0; i < 4; ++i) {
         const int half = i / 2, key = first_key + n * 8 + lane % 4 * 2 + i % 2;
         float unused, gradient = products[0][n][i];
-        const float score =
-            score_of(a, s, head, queries[half], key, scores[0][n][i], unused);
+        const float score = score_of(a, s, head, queries[half], key, scores[0][n][i], unused);
         if (a.rng_state) gradient = kept >> i & 1u ? gradient * a.p.dropout_scale : 0.0f;
         if (is_visible(a, s, queries[half], key)) {
-          sums[0][n][i] = fmaf(exp2_approx(score + minus_lse[half]), gradient - delta[half],
-                               sums[0][n][i]);
+          sums[0][n][i] =
+              fmaf(exp2_approx(score + minus_lse[half]), gradient - delta[half], sums[0][n][i]);
         }
       }
     }

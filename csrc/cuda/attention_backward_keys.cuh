@@ -24,7 +24,7 @@ struct BackwardKeysConfig {
   using KeyTile = Tile<kKeys, kDim>;
   using QueryTile = Tile<kQueries, kDim>;
   static constexpr uint32_t kValueAt = KeyTile::kBytes, kStageAt = 2 * KeyTile::kBytes;
-  static constexpr uint32_t kGradAt = QueryTile::kBytes;   // of a stage: queries, grad_out, stats
+  static constexpr uint32_t kGradAt = QueryTile::kBytes;  // of a stage: queries, grad_out, stats
   static constexpr uint32_t kStatsAt = 2 * QueryTile::kBytes;
   static constexpr uint32_t kStageBytes = kStatsAt + kQueries * 8;
   static constexpr uint32_t kSharedBytes = kStageAt + kStages * kStageBytes;
@@ -45,7 +45,7 @@ struct BackwardKeysBlock {
   Sequence s;
   int first_key, kv_head, group;
   BlockRange range;
-  Copy queries, grads;  // of the head and block that come next, without kGeneral
+  Copy queries, grads;             // of the head and block that come next, without kGeneral
   Global<const float> next_stats;  // this thread's pair of that block, without kGeneral
   uint32_t key_lane, column_lane, row_lane;  // ldmatrix addresses
   Fragments<1, kHoldKeys ? kSteps : 1> key_fragments;
@@ -93,9 +93,9 @@ struct BackwardKeysBlock {
         const int64_t base = s.q_batch * stride.batch + s.q_begin * stride.row + head * stride.head;
         return [=](int r) -> int64_t { return r < rows ? base + (first + r) * stride.row : -1; };
       };
-      gather_tile<QueryTile, Config::kThreads, T>(
-          to, Global<const T>::of(static_cast<const T*>(p.q)), columns, a.vector_q,
-          row_at(p.q_stride));
+      gather_tile<QueryTile, Config::kThreads, T>(to,
+                                                  Global<const T>::of(static_cast<const T*>(p.q)),
+                                                  columns, a.vector_q, row_at(p.q_stride));
       gather_tile<QueryTile, Config::kThreads, T>(
           to + Config::kGradAt, Global<const T>::of(static_cast<const T*>(p.grad_out)),
           value_columns, a.vector_q, row_at(p.grad_out_stride));
@@ -151,9 +151,8 @@ struct BackwardKeysBlock {
   // over queries take: dropped weights are zero in p.
   template <bool kMasked>
   __device__ __forceinline__ void differentiate(Accumulators<1, kQueries8>& p,
-                                                Accumulators<1, kQueries8>& ds, int head,
-                                                int block, uint32_t stage,
-                                                const Dropout& dropout) {
+                                                Accumulators<1, kQueries8>& ds, int head, int block,
+                                                uint32_t stage, const Dropout& dropout) {
     const int column = static_cast<int>(lane_index()) % 4 * 2;
     const Shared<float> stats =
         Shared<float>::from_address(shared_at(Config::kStageAt + Config::kStatsAt) + stage);
@@ -184,7 +183,8 @@ struct BackwardKeysBlock {
         if (kMasked && !is_visible(a, s, first + i % 2, key_of(half))) weight = 0.0f;
         if constexpr (Config::kKeyGradient) {
           float gradient = ds[0][n][i];
-          if (kGeneral && a.rng_state) gradient = kept >> i & 1u ? gradient * a.p.dropout_scale : 0.0f;
+          if (kGeneral && a.rng_state)
+            gradient = kept >> i & 1u ? gradient * a.p.dropout_scale : 0.0f;
           gradient = weight * (gradient - delta);
           ds[0][n][i] = kGeneral ? gradient * derivative : gradient;
         }
@@ -199,7 +199,7 @@ struct BackwardKeysBlock {
     Accumulators<1, kQueries8> p, ds;
     clear(p);
     multiply_transposed<T, KeyTile, QueryTile, kHoldKeys>(p, &key_fragments, key_lane,
-                                                              column_lane + stage);
+                                                          column_lane + stage);
     if constexpr (Config::kKeyGradient) {
       clear(ds);
       multiply_transposed<T, KeyTile, QueryTile, kHoldValues>(
@@ -223,7 +223,8 @@ struct BackwardKeysBlock {
     clear(grad_value);
     scale_log2 = kGeneral ? 1.0f : p.scale * kLog2E;
     const int warp = static_cast<int>(threadIdx.x) / 32;
-    key_lane = KeyTile::lane_a(shared_at(0)) + static_cast<uint32_t>(warp * 16 * KeyTile::kRowBytes);
+    key_lane =
+        KeyTile::lane_a(shared_at(0)) + static_cast<uint32_t>(warp * 16 * KeyTile::kRowBytes);
     column_lane = QueryTile::lane_b(shared_at(Config::kStageAt));
     row_lane = QueryTile::lane_a(shared_at(Config::kStageAt));
   }
@@ -235,9 +236,9 @@ struct BackwardKeysBlock {
     grads = copy_of(p.grad_out, p.grad_out_stride, static_cast<int>(p.value_dim), head);
     queries.skip(block);
     grads.skip(block);
-    next_stats = Global<const float>(a.stats) +
-                 2 * (stats_row(head, block * Config::kQueries) +
-                      static_cast<int>(threadIdx.x % Config::kQueries));
+    next_stats =
+        Global<const float>(a.stats) + 2 * (stats_row(head, block * Config::kQueries) +
+                                            static_cast<int>(threadIdx.x % Config::kQueries));
   }
 
   __device__ __forceinline__ void run() {
@@ -355,9 +356,9 @@ struct BackwardKeysBlock {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     store_to_tile<T, KeyTile>(shared_at(tile), warp * 16, sums);
     __syncwarp();
-    const Global<T> to = Global<T>::of(static_cast<T*>(data)) +
-                         (s.k_batch * stride.batch + s.k_begin * stride.row +
-                          kv_head * stride.head);
+    const Global<T> to =
+        Global<T>::of(static_cast<T*>(data)) +
+        (s.k_batch * stride.batch + s.k_begin * stride.row + kv_head * stride.head);
     store_tile_rows<T, KeyTile, 16>(shared_at(tile), warp * 16, to, columns, [&](int r) -> int64_t {
       return first_key + r < s.k_len ? (first_key + r) * stride.row : -1;
     });

@@ -42,7 +42,7 @@ struct BackwardQueriesBlock {
   Sequence s;
   int first_query, head, kv_head;
   BlockRange range;
-  Copy keys, values;  // without kGeneral
+  Copy keys, values;                           // without kGeneral
   uint32_t query_lane, column_lane, row_lane;  // ldmatrix addresses
   Fragments<kRows16, kHoldQueries ? kSteps : 1> query_fragments;
   Fragments<kRows16, kHoldGrads ? kSteps : 1> grad_fragments;
@@ -148,7 +148,7 @@ struct BackwardQueriesBlock {
     Accumulators<kRows16, kKeys8> scores, ds;
     clear(scores);
     multiply_transposed<T, QueryTile, KeyTile, kHoldQueries>(scores, &query_fragments, query_lane,
-                                                              column_lane + stage);
+                                                             column_lane + stage);
     clear(ds);
     multiply_transposed<T, QueryTile, KeyTile, kHoldGrads>(
         ds, &grad_fragments, query_lane + Config::kGradAt, column_lane + stage + Config::kValueAt);

@@ -48,8 +48,7 @@ const float* keep_floats(CudaAttentionCall& call, const Tensor& tensor) {
 
 bool has_attention_kernel(const Tensor& query, const Tensor& value) {
   constexpr int64_t kWidest = 256;
-  return (query.scalar_type() == ScalarType::BFloat16 ||
-          query.scalar_type() == ScalarType::Half) &&
+  return (query.scalar_type() == ScalarType::BFloat16 || query.scalar_type() == ScalarType::Half) &&
          (query.dim() != 4 || query.size(3) <= kWidest) &&
          (value.dim() != 4 || value.size(3) <= kWidest);
 }
@@ -206,8 +205,8 @@ std::pair<Tensor, Tensor> run_forward(CudaAttentionCall& call, const Tensor& que
                                       int64_t value_dim, void* stream) {
   CudaAttention& a = call.a;
   const Attention& p = a.p;
-  Tensor out = new_on(query, {query.size(0), query.size(1), query.size(2), value_dim},
-                      query.scalar_type());
+  Tensor out =
+      new_on(query, {query.size(0), query.size(1), query.size(2), value_dim}, query.scalar_type());
   Tensor lse = new_on(query, {query.size(0), query.size(2), query.size(1)}, ScalarType::Float);
   if (a.cu_q) {
     torch::stable::zero_(out);

@@ -27,7 +27,7 @@ struct ForwardConfig {
   static constexpr uint32_t kKeyAt = QueryTile::kBytes;
   static constexpr uint32_t kStageBytes = 2 * KeyTile::kBytes;  // keys, then values
   static constexpr uint32_t kPlaceAt = kKeyAt + kStageBytes * (kTwoStages ? 2 : 1);
-  static constexpr uint32_t kSharedBytes = kPlaceAt + 32;
+  static constexpr uint32_t kSharedBytes = kPlaceAt + 80;
 };
 
 template <class Config>
@@ -50,7 +50,7 @@ struct ForwardBlock {
   uint32_t query_lane;
   Fragments<kRows16, Config::kHoldQuery ? kSteps : 1> query;
   Accumulators<kRows16, kDim8> out;
-  float row_max[kRows16][2], row_sum[kRows16][2];
+  float row_max[kRows16][2], row_sum[kRows16][2], shrinks[kRows16][2];
   float scale_log2;
 
   __device__ __forceinline__ ForwardBlock(const CudaAttention& attention)
@@ -72,18 +72,28 @@ struct ForwardBlock {
     return kGeneral ? head0 + row % a.pack : head0;
   }
 
+  // Keys or values from element `offset` on: row 0 of this head.
+  __device__ __forceinline__ Copy rows_of(bool value, int64_t offset) const {
+    const Attention& p = a.p;
+    const Global<const T> data = Global<const T>::of(static_cast<const T*>(value ? p.v : p.k));
+    return Copy(data + offset, (value ? p.v_stride : p.k_stride).row,
+                static_cast<int>(value ? p.value_dim : p.head_dim));
+  }
+  __device__ __forceinline__ int64_t offset_of(const HeadStrides& stride) const {
+    return s.k_batch * stride.batch + s.k_begin * stride.row + kv_head * stride.head;
+  }
+
   // Starts the copy of a block of keys or values. Without kMasked it is the one behind the last.
   template <bool kMasked>
   __device__ __forceinline__ void copy_keys(Copy& copy, int block, uint32_t stage, bool value) {
     const Attention& p = a.p;
-    const uint32_t to = shared_at(Config::kKeyAt + (value ? KeyTile::kBytes : 0)) +
-                        stage;
+    const uint32_t to = shared_at(Config::kKeyAt + (value ? KeyTile::kBytes : 0)) + stage;
     if constexpr (kGeneral) {
       gather_keys<KeyTile, Config::kThreads, T>(
           a, s, to, value ? p.v : p.k, value ? p.v_stride : p.k_stride,
           static_cast<int>(value ? p.value_dim : p.head_dim), kv_head, block * Config::kKeys);
     } else if constexpr (kMasked) {
-      Copy once = copy;
+      Copy once = rows_of(value, Shared<int64_t>(Config::kPlaceAt + 64).load(value));
       once.skip(block);
       once.template next<true>(to, s.k_len - block * Config::kKeys);
     } else {
@@ -149,8 +159,8 @@ struct ForwardBlock {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         queries[half] = query_of(row_of(m, half));
-        planes[half] = static_cast<uint32_t>(s.number * static_cast<int>(o.heads) +
-                                             head_of(row_of(m, half)));
+        planes[half] =
+            static_cast<uint32_t>(s.number * static_cast<int>(o.heads) + head_of(row_of(m, half)));
       }
 #pragma unroll
       for (int n = 0; n < kKeys8; ++n) {
@@ -176,12 +186,12 @@ struct ForwardBlock {
 
   // One block of keys, the i-th visited; it lies `stage` bytes behind the first stage.
   template <bool kMasked>
-  __device__ __forceinline__ void step(int i, uint32_t stage, const Dropout& dropout) {
-    const bool last = i + 1 == range.count();
-    const int block = range.block(i), next = range.block(i + 1);
+  __device__ __forceinline__ void step(int i, bool last, uint32_t stage, const Dropout& dropout) {
     Accumulators<kRows16, kKeys8> scores;
     cp_async_wait<0>();
     __syncthreads();
+    if constexpr (kMasked) get_keys();
+    const int block = kMasked ? range.block(i) : 0, next = kMasked ? range.block(i + 1) : 0;
     if constexpr (Config::kTwoStages) {
       if (!last) {
         copy_keys<kMasked>(keys, next, stage ^ Config::kStageBytes, false);
@@ -201,52 +211,69 @@ struct ForwardBlock {
       cp_async_commit();
     }
     if constexpr (kMasked) mask(scores, block);
-    softmax<kMasked>(scores);
+    uint32_t p[kRows16][kKeys8][2];
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+      softmax<kMasked>(scores[m], m);
+      // Packed at once: registers are scarce.
+      if constexpr (!kGeneral) pack_row<T>(scores[m], p[m]);
+    }
     if constexpr (kGeneral) {
       if (a.rng_state || a.p.v_scale) weigh(scores, block, dropout);
+      pack<T>(scores, p);
     }
-    uint32_t p[kRows16][kKeys8][2];
-    pack<T>(scores, p);
+    rescale();
     multiply<T, KeyTile>(out, p, value_lane + stage);
+  }
+
+  // What was summed so far, relative to the new maxima: soon they no longer rise.
+  __device__ __forceinline__ void rescale() {
+    bool changed = false;
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+      changed = changed || shrinks[m][0] != 1.0f || shrinks[m][1] != 1.0f;
+    }
+    if (!__any_sync(kFullWarp, changed)) return;
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+      for (int n = 0; n < kDim8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out[m][n][i] *= shrinks[m][i / 2];
+      }
+    }
   }
 
   // Scores to probabilities, relative to the running maximum, and what was summed so far with them.
   template <bool kMasked>
-  __device__ __forceinline__ void softmax(Accumulators<kRows16, kKeys8>& scores) {
+  __device__ __forceinline__ void softmax(float (&scores)[kKeys8][4], int m) {
 #pragma unroll
-    for (int m = 0; m < kRows16; ++m) {
+    for (int half = 0; half < 2; ++half) {
+      const float before = row_max[m][half];
+      float most = before;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float before = row_max[m][half];
-        float most = before;
+      for (int n = 0; n < kKeys8; ++n) {
+        most = fmaxf(most, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+      }
+      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
+      row_max[m][half] = most;
+      // A row that has seen nothing yet: all is 2^-inf, where -inf - -inf would be no number.
+      const float origin = kMasked && most == minus_infinity() ? 0.0f : most;
+      const float shift = -origin * scale_log2;
+      const float shrink = exp2_approx(fmaf(before, scale_log2, shift));
+      float sum = row_sum[m][half];
 #pragma unroll
-        for (int n = 0; n < kKeys8; ++n) {
-          most = fmaxf(most, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
-        }
-        most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
-        most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
-        row_max[m][half] = most;
-        // A row that has seen nothing yet: all is 2^-inf, where -inf - -inf would be no number.
-        const float origin = kMasked && most == minus_infinity() ? 0.0f : most;
-        const float shift = -origin * scale_log2;
-        const float shrink = exp2_approx(fmaf(before, scale_log2, shift));
-        float sum = row_sum[m][half];
+      for (int n = 0; n < kKeys8; ++n) {
 #pragma unroll
-        for (int n = 0; n < kKeys8; ++n) {
-#pragma unroll
-          for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            const float p = exp2_approx(fmaf(scores[m][n][i], scale_log2, shift));
-            sum = n == 0 && i == 2 * half ? fmaf(sum, shrink, p) : sum + p;
-            scores[m][n][i] = p;
-          }
-        }
-        row_sum[m][half] = sum;
-#pragma unroll
-        for (int n = 0; n < kDim8; ++n) {
-          out[m][n][2 * half] *= shrink;
-          out[m][n][2 * half + 1] *= shrink;
+        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+          const float p = exp2_approx(fmaf(scores[n][i], scale_log2, shift));
+          sum = n == 0 && i == 2 * half ? fmaf(sum, shrink, p) : sum + p;
+          scores[n][i] = p;
         }
       }
+      row_sum[m][half] = sum;
+      shrinks[m][half] = shrink;
     }
   }
 
@@ -263,15 +290,6 @@ struct ForwardBlock {
     const Attention& p = a.p;
     scale_log2 = kGeneral ? 1.0f : p.scale * kLog2E;
     kv_head = head0 / static_cast<int>(p.group);
-    if constexpr (!kGeneral) {
-      const auto rows_of = [&](const void* data, const HeadStrides& stride, int64_t columns) {
-        return Copy(Global<const T>::of(static_cast<const T*>(data)) +
-                        (s.k_batch * stride.batch + s.k_begin * stride.row + kv_head * stride.head),
-                    stride.row, static_cast<int>(columns));
-      };
-      keys = rows_of(p.k, p.k_stride, p.head_dim);
-      values = rows_of(p.v, p.v_stride, p.value_dim);
-    }
     const int warp = static_cast<int>(threadIdx.x) / 32;
     query_lane = QueryTile::lane_a(shared_at(0)) +
                  static_cast<uint32_t>(warp * kRows16 * 16 * QueryTile::kRowBytes);
@@ -279,7 +297,7 @@ struct ForwardBlock {
     value_lane = KeyTile::lane_a(shared_at(Config::kKeyAt + KeyTile::kBytes));
   }
 
-  // What only the end needs waits in shared memory, not in registers.
+  // What only masks and the end need waits in shared memory, not in registers.
   __device__ __forceinline__ void put_place() const {
     const Shared<int> place(Config::kPlaceAt);
     if (threadIdx.x == 0) {
@@ -290,7 +308,23 @@ struct ForwardBlock {
       place.store(4, first_row);
       place.store(5, head0);
       place.store(6, split);
+      place.store(7, s.k_len);
+      place.store(8, s.shift);
+      place.store(9, range.begin);
+      place.store(10, range.end);
+      place.store(11, range.full_begin);
+      place.store(12, range.full_end);
+      const Shared<int64_t> offsets(Config::kPlaceAt + 64);
+      offsets.store(0, offset_of(a.p.k_stride));
+      offsets.store(1, offset_of(a.p.v_stride));
     }
+  }
+  __device__ __forceinline__ void get_keys() {
+    const Shared<int> place(Config::kPlaceAt);
+    s.k_len = place.load(7);
+    s.shift = place.load(8);
+    first_row = place.load(4);
+    range = {place.load(9), place.load(10), place.load(11), place.load(12)};
   }
   __device__ __forceinline__ void get_place() {
     const Shared<int> place(Config::kPlaceAt);
@@ -305,7 +339,6 @@ struct ForwardBlock {
 
   __device__ __forceinline__ void run() {
     start();
-    put_place();
     const int last_row = min(first_row + Config::kRows, rows) - 1;
     range = keys_of_queries<Config::kKeys, kGeneral>(a, s, query_of(first_row), query_of(last_row));
     if constexpr (kGeneral) {
@@ -319,10 +352,10 @@ struct ForwardBlock {
       // The blocks without a mask begin in the first stage.
       if (range.masked() % 2 && range.full_begin < range.full_end) ++range.full_begin;
     }
+    put_place();
     const Dropout dropout(a);
-    if (range.count() == 0) {
-      __syncthreads();
-    } else {
+    __syncthreads();
+    if (range.count() > 0) {
       copy_query();
       copy_keys<true>(keys, range.block(0), 0, false);
       if constexpr (Config::kTwoStages) copy_keys<true>(values, range.block(0), 0, true);
@@ -337,24 +370,28 @@ struct ForwardBlock {
       uint32_t stage = 0;
 #pragma unroll 1
       for (; i < masked; ++i) {
-        step<true>(i, stage, dropout);
+        step<true>(i, i + 1 == count, stage, dropout);
         if (Config::kTwoStages) stage ^= Config::kStageBytes;
       }
       if constexpr (!kGeneral) {
         // The blocks from here on follow each other; those of the first step are under way.
+        get_keys();
+        const Shared<int64_t> offsets(Config::kPlaceAt + 64);
+        keys = rows_of(false, offsets.load(0));
+        values = rows_of(true, offsets.load(1));
         keys.skip(range.full_begin + 1);
         values.skip(range.full_begin + (Config::kTwoStages ? 1 : 0));
         if constexpr (Config::kTwoStages) {
           // The stage is a constant of each half: addresses and maxima stay where they are.
           while (i < count) {
-            step<false>(i, 0, dropout);
+            step<false>(i, i + 1 == count, 0, dropout);
             if (++i == count) break;
-            step<false>(i, Config::kStageBytes, dropout);
+            step<false>(i, i + 1 == count, Config::kStageBytes, dropout);
             ++i;
           }
         } else {
 #pragma unroll 1
-          for (; i < count; ++i) step<false>(i, 0, dropout);
+          for (; i < count; ++i) step<false>(i, i + 1 == count, 0, dropout);
         }
       }
     }

@@ -5,8 +5,8 @@
 #include "cuda/attention_backward_keys.cuh"
 #include "cuda/attention_backward_queries.cuh"
 #include "cuda/attention_forward.cuh"
-#include "cuda/attention_reduce.cuh"
 #include "cuda/attention_plan.h"
+#include "cuda/attention_reduce.cuh"
 #include "cuda/launch.h"
 
 namespace lepton {
@@ -21,9 +21,10 @@ template <class Launch>
 void launch_blocks(const Launch& launch, void (*kernel)(CudaAttention), int64_t blocks, int threads,
                    uint32_t shared_bytes, const CudaAttention& a) {
   if (blocks == 0) return;
-  launch(kernel, LaunchShape{{static_cast<uint32_t>(blocks), 1, 1},
-                             {static_cast<uint32_t>(threads), 1, 1},
-                             shared_bytes},
+  launch(kernel,
+         LaunchShape{{static_cast<uint32_t>(blocks), 1, 1},
+                     {static_cast<uint32_t>(threads), 1, 1},
+                     shared_bytes},
          a);
 }
 
@@ -64,8 +65,7 @@ void launch_attention_forward(CudaAttention a, const Launch& launch) {
     const int64_t slots =
         attention_slots(a.cu_q != nullptr, a.q_len, a.pack, a.batch, Config::kRows);
     a.slots = static_cast<int32_t>(slots);
-    const int64_t blocks =
-        slots * (a.p.heads / a.pack) * (a.cu_q ? 1 : a.batch) * a.splits;
+    const int64_t blocks = slots * (a.p.heads / a.pack) * (a.cu_q ? 1 : a.batch) * a.splits;
     launch_blocks(launch, &attention_forward_kernel<Config>, blocks, Config::kThreads,
                   Config::kSharedBytes, a);
   });

@@ -52,8 +52,7 @@ inline void settle(CudaAttention& a) {
 // Words below the threshold are dropped: as on the CPU, to the bit.
 inline void set_dropout(CudaAttention& a, double dropout_p) {
   const double threshold = dropout_p * 4294967296.0 + 0.5;
-  a.p.dropout_below =
-      threshold < 4294967295.0 ? static_cast<uint32_t>(threshold) : 0xffffffffu;
+  a.p.dropout_below = threshold < 4294967295.0 ? static_cast<uint32_t>(threshold) : 0xffffffffu;
   a.p.dropout_scale = static_cast<float>(1.0 / (1.0 - dropout_p));
 }
 
@@ -67,7 +66,8 @@ inline void settle_decoding(CudaAttention& a, int64_t processors) {
   if (queries > kFewQueries) return;
   if (p.group > 1) a.pack = static_cast<int32_t>(p.group);
   const int64_t keys = a.seqlens_k ? a.capacity : a.cu_k ? a.k_len / a.batch : a.k_len;
-  const int64_t tiles = (queries * a.pack + kTileRows - 1) / kTileRows * a.batch * (p.heads / a.pack);
+  const int64_t tiles =
+      (queries * a.pack + kTileRows - 1) / kTileRows * a.batch * (p.heads / a.pack);
   const int64_t wanted = 2 * processors / (tiles > 0 ? tiles : 1), possible = keys / kFewestKeys;
   int64_t splits = wanted < possible ? wanted : possible;
   splits = splits < 1 || a.rng_state ? 1 : splits > kMostSplits ? kMostSplits : splits;

@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(kReduceThreads) attention_stats_kernel(const C
   const Global<const T> grad = Global<const T>::of(static_cast<const T*>(p.grad_out)) +
                                (batch * p.grad_out_stride.batch + query * p.grad_out_stride.row +
                                 head * p.grad_out_stride.head);
-  const Global<const T> out = Global<const T>::of(static_cast<const T*>(p.out)) +
-                              (batch * p.out_stride.batch + query * p.out_stride.row +
-                               head * p.out_stride.head);
+  const Global<const T> out =
+      Global<const T>::of(static_cast<const T*>(p.out)) +
+      (batch * p.out_stride.batch + query * p.out_stride.row + head * p.out_stride.head);
   float sum = 0.0f;
   for (int i = static_cast<int>(lane_index()); i < static_cast<int>(p.value_dim); i += 32) {
     sum = fmaf(to_float(grad.load(i)), to_float(out.load(i)), sum);
@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kReduceThreads) attention_stats_kernel(const C
                .load(batch * p.grad_lse_stride.batch + head * p.grad_lse_stride.head +
                      query * p.grad_lse_stride.row);
   }
-  const float lse = Global<const float>(p.lse).load(batch * p.lse_batch + head * p.lse_head + query);
+  const float lse =
+      Global<const float>(p.lse).load(batch * p.lse_batch + head * p.lse_head + query);
   // A row that sees nothing: every weight is 2^-inf.
   const float minus_lse = lse == minus_infinity() ? lse : -lse * kLog2E;
   Global<float>(a.stats).template store_as<float2>(2 * row, make_float2(minus_lse, sum));
@@ -76,14 +77,15 @@ __global__ void __launch_bounds__(kReduceThreads) attention_merge_kernel(const C
     sum += exp2_approx((shares.load(share_at(split)) - origin) * kLog2E);
   }
   const bool seen = sum > 0.0f || sum != sum;
-  const Global<T> out = Global<T>::of(static_cast<T*>(p.out)) +
-                        (batch * p.out_stride.batch + query * p.out_stride.row +
-                         head * p.out_stride.head);
+  const Global<T> out =
+      Global<T>::of(static_cast<T*>(p.out)) +
+      (batch * p.out_stride.batch + query * p.out_stride.row + head * p.out_stride.head);
   for (int i = static_cast<int>(lane_index()); i < columns; i += 32) {
     float value = 0.0f;
     for (int split = 0; split < a.splits; ++split) {
       const int64_t at = share_at(split);
-      value = fmaf(exp2_approx((shares.load(at) - origin) * kLog2E), shares.load(at + 1 + i), value);
+      value =
+          fmaf(exp2_approx((shares.load(at) - origin) * kLog2E), shares.load(at + 1 + i), value);
     }
     out.store(i, from_float<T>(seen ? value / sum : 0.0f));
   }
@@ -95,13 +97,12 @@ __global__ void __launch_bounds__(kReduceThreads) attention_merge_kernel(const C
 
 // A block for each head: -sum of exp(sink - lse) * delta over batches and queries.
 template <int kThreads>
-__global__ void __launch_bounds__(kThreads)
-    attention_sinks_kernel(const CudaAttention a) {
+__global__ void __launch_bounds__(kThreads) attention_sinks_kernel(const CudaAttention a) {
   const Attention& p = a.p;
   const int head = static_cast<int>(blockIdx.x), heads = static_cast<int>(p.heads);
   const int64_t rows = a.partial_rows / heads;  // of one head
-  const int covered = a.cu_q ? clamp_to(Global<const int32_t>(a.cu_q).load(a.batch), 0, a.q_len)
-                             : a.q_len;
+  const int covered =
+      a.cu_q ? clamp_to(Global<const int32_t>(a.cu_q).load(a.batch), 0, a.q_len) : a.q_len;
   const float sink = Global<const float>(p.sinks).load(head) * kLog2E;
   float sum = 0.0f;
   for (int64_t i = threadIdx.x; i < rows; i += kReduceThreads) {

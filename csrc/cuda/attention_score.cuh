@@ -44,7 +44,8 @@ __device__ __forceinline__ Sequence sequence_at(const CudaAttention& a, int numb
     s.k_len = clamp_to(cu.load(number + 1), s.k_begin, a.k_len) - s.k_begin;
   }
   if (a.seqlens_k) {
-    if (a.start_k) s.k_begin = clamp_to(Global<const int32_t>(a.start_k).load(number), 0, a.capacity);
+    if (a.start_k)
+      s.k_begin = clamp_to(Global<const int32_t>(a.start_k).load(number), 0, a.capacity);
     const int end = Global<const int32_t>(a.seqlens_k).load(number);
     s.k_len = clamp_to(end, s.k_begin, a.capacity) - s.k_begin;
     if (a.batch_index) {
@@ -139,8 +140,8 @@ __device__ __forceinline__ int64_t cache_row(const CudaAttention& a, const Seque
   if (a.p.block_table) {
     const int page = static_cast<int>(a.p.page);
     const Global<const int32_t> table(a.p.block_table);
-    batch = clamp_to(table.load(s.number * a.p.block_table_stride + row / page), 0,
-                     a.cache_batch - 1);
+    batch =
+        clamp_to(table.load(s.number * a.p.block_table_stride + row / page), 0, a.cache_batch - 1);
     row %= page;
   }
   return batch * stride.batch + row * stride.row;
@@ -151,7 +152,8 @@ __device__ __forceinline__ float value_scale_of(const CudaAttention& a, const Se
                                                 int kv_head, int key) {
   if (key >= s.k_len) return 0.0f;
   const HeadStrides& stride = a.p.v_scale_stride;
-  return Global<const float>(a.p.v_scale).load(cache_row(a, s, key, stride) + kv_head * stride.head);
+  return Global<const float>(a.p.v_scale)
+      .load(cache_row(a, s, key, stride) + kv_head * stride.head);
 }
 
 // tanh by way of 2^x: 1e-7 of absolute error, where tanh.approx has 5e-4.
@@ -169,9 +171,9 @@ __device__ __forceinline__ float score_of(const CudaAttention& a, const Sequence
   float score = product * p.scale;
   derivative = 1.0f;
   if (p.k_scale && key < s.k_len) {
-    score *= Global<const float>(p.k_scale)
-                 .load(cache_row(a, s, key, p.k_scale_stride) +
-                       head / static_cast<int>(p.group) * p.k_scale_stride.head);
+    score *= Global<const float>(p.k_scale).load(cache_row(a, s, key, p.k_scale_stride) +
+                                                 head / static_cast<int>(p.group) *
+                                                     p.k_scale_stride.head);
   }
   if (p.softcap > 0.0f) {
     const float t = tanh_exp2(score / p.softcap);
@@ -183,8 +185,8 @@ __device__ __forceinline__ float score_of(const CudaAttention& a, const Sequence
     score = fmaf(-slope, fabsf(static_cast<float>(key - query - s.shift)), score);
   }
   if (p.bias && key < s.k_len && query < s.q_len) {
-    const int64_t at = s.number * p.bias_batch + head * p.bias_head + query * p.bias_row +
-                       key * p.bias_column;
+    const int64_t at =
+        s.number * p.bias_batch + head * p.bias_head + query * p.bias_row + key * p.bias_column;
     if (p.bias_is_mask) {
       if (!Global<const uint8_t>::of(p.bias).load(at)) score = minus_infinity();
     } else if (p.bias_dtype == DType::f32) {
@@ -203,7 +205,8 @@ __device__ __forceinline__ float score_of(const CudaAttention& a, const Sequence
 struct Dropout {
   uint32_t key0, key1, offset;
 
-  __device__ __forceinline__ explicit Dropout(const CudaAttention& a) : key0(0), key1(0), offset(0) {
+  __device__ __forceinline__ explicit Dropout(const CudaAttention& a)
+      : key0(0), key1(0), offset(0) {
     if (!a.rng_state) return;
     const Global<const int64_t> state(a.rng_state);
     const uint64_t seed = static_cast<uint64_t>(state.load(0));
@@ -240,8 +243,8 @@ struct Dropout {
                                                        const uint32_t (&plane)[2]) const {
     const int lane = static_cast<int>(lane_index());
     const bool odd = lane & 1;
-    const uint4 w = words(first_key + lane % 4 / 2 * 4, odd ? query[1] : query[0],
-                          odd ? plane[1] : plane[0]);
+    const uint4 w =
+        words(first_key + lane % 4 / 2 * 4, odd ? query[1] : query[0], odd ? plane[1] : plane[0]);
     const uint32_t give0 = odd ? w.x : w.z, give1 = odd ? w.y : w.w;
     const uint32_t got0 = __shfl_xor_sync(kFullWarp, give0, 1);
     const uint32_t got1 = __shfl_xor_sync(kFullWarp, give1, 1);

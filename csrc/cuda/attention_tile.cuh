@@ -17,8 +17,8 @@ struct Tile {
   static constexpr int kRowBytes = 2 * kPanel;
   static constexpr int kPanelBytes = kRows * kRowBytes;
   static constexpr int kBytes = kPanels * kPanelBytes;
-  static constexpr int kChunks = kPanel / 8;     // of a row of a panel
-  static constexpr int kSteps = kPanel / 16;     // matrix steps of a panel
+  static constexpr int kChunks = kPanel / 8;  // of a row of a panel
+  static constexpr int kSteps = kPanel / 16;  // matrix steps of a panel
   static_assert(kDim % 32 == 0 && kRows % 8 == 0, "whole swizzle patterns");
 
   __device__ __forceinline__ static uint32_t swizzle(int row, int chunk) {
@@ -82,7 +82,8 @@ struct TileCopy {
         bool valid = chunk < columns - panel * Tile::kPanel;
         if (kBounded) valid = valid && row + i * kPass < rows;
         cp_async<16>(
-            base + to + static_cast<uint32_t>(panel * Tile::kPanelBytes + i * kPass * Tile::kRowBytes),
+            base + to +
+                static_cast<uint32_t>(panel * Tile::kPanelBytes + i * kPass * Tile::kRowBytes),
             from + panel * Tile::kPanel, valid ? 16u : 0u);
       }
       from = from + pass_stride;
@@ -111,7 +112,8 @@ template <int kRows16, int kSteps>
 using Fragments = uint32_t[kRows16][kSteps][4];
 
 template <class Tile, int kRows16, int kSteps>
-__device__ __forceinline__ void load_fragments(Fragments<kRows16, kSteps>& a, uint32_t lane_address) {
+__device__ __forceinline__ void load_fragments(Fragments<kRows16, kSteps>& a,
+                                               uint32_t lane_address) {
 #pragma unroll
   for (int m = 0; m < kRows16; ++m) {
 #pragma unroll
@@ -119,8 +121,8 @@ __device__ __forceinline__ void load_fragments(Fragments<kRows16, kSteps>& a, ui
   }
 }
 
-// c += a b^T: a in shared memory (kRows16 blocks of rows, ldmatrix addresses from a_at) or held in `held`; b is a
-// tile whose rows are the columns of c.
+// c += a b^T: a in shared memory (kRows16 blocks of rows, ldmatrix addresses from a_at) or held in
+// `held`; b is a tile whose rows are the columns of c.
 template <class T, class TileA, class TileB, bool kHeld, int kRows16, int kColumns8, int kSteps>
 __device__ __forceinline__ void multiply_transposed(Accumulators<kRows16, kColumns8>& c,
                                                     const Fragments<kRows16, kSteps>* held,
@@ -172,17 +174,20 @@ __device__ __forceinline__ void multiply(Accumulators<kRows16, kColumns8>& c,
 }
 
 // Accumulators as operand A of `multiply`.
+template <class T, int kColumns8>
+__device__ __forceinline__ void pack_row(const float (&c)[kColumns8][4],
+                                         uint32_t (&a)[kColumns8][2]) {
+#pragma unroll
+  for (int n = 0; n < kColumns8; ++n) {
+    a[n][0] = pack2<T>(c[n][0], c[n][1]);
+    a[n][1] = pack2<T>(c[n][2], c[n][3]);
+  }
+}
 template <class T, int kRows16, int kColumns8>
 __device__ __forceinline__ void pack(const Accumulators<kRows16, kColumns8>& c,
                                      uint32_t (&a)[kRows16][kColumns8][2]) {
 #pragma unroll
-  for (int m = 0; m < kRows16; ++m) {
-#pragma unroll
-    for (int n = 0; n < kColumns8; ++n) {
-      a[m][n][0] = pack2<T>(c[m][n][0], c[m][n][1]);
-      a[m][n][1] = pack2<T>(c[m][n][2], c[m][n][3]);
-    }
-  }
+  for (int m = 0; m < kRows16; ++m) pack_row<T>(c[m], a[m]);
 }
 
 // Writes a warp's accumulators, as T, to the rows of a tile that this warp owns.
@@ -219,8 +224,7 @@ __device__ __forceinline__ void store_tile_rows(uint32_t base, int first, Global
     const int r = first + j / kRowChunks, chunk = j % kRowChunks;
     const int64_t row = row_at(r);
     if (row < 0 || chunk * 8 >= columns) continue;
-    const uint32_t from = base +
-                          static_cast<uint32_t>(chunk / Tile::kChunks * Tile::kPanelBytes) +
+    const uint32_t from = base + static_cast<uint32_t>(chunk / Tile::kChunks * Tile::kPanelBytes) +
                           Tile::swizzle(r, chunk % Tile::kChunks);
     const Shared<T> elements = Shared<T>::from_address(from);
     if (columns % 8 == 0) {
