@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kVectors = kStrip / F32::width;
 
-
 inline uint32_t mask_of(const uint8_t* pattern, int64_t k) {
   uint16_t mask;
   std::memcpy(&mask, pattern + 2 * k, sizeof mask);
