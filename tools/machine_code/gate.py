@@ -188,11 +188,22 @@ def loop_table(all_measures: list[Measures]) -> str:
     return "\n".join(rows)
 
 
+def over_budget(all_measures: list[Measures]) -> list[str]:
+    """A line for each kernel with faults."""
+    return [
+        f"{m.kernel.name} (sm_{m.arch}): {'; '.join(faults)}"
+        for m in all_measures
+        if (faults := m.faults())
+    ]
+
+
 def tables(all_measures: list[Measures]) -> str:
-    """Both tables as Markdown."""
+    """Everything as Markdown."""
     archs = " / ".join(sorted({f"sm_{m.arch}" for m in all_measures}, key=lambda a: int(a[3:])))
+    faults = "\n".join(f"* {line}" for line in over_budget(all_measures)) or "None."
     return (
         f"## Main loops of our kernels\n\n{loop_table(all_measures)}\n\n"
+        f"## Over budget\n\n{faults}\n\n"
         f"## Resources of our kernels\n\nArchitectures: {archs}; one value where all agree.\n\n"
         f"{resource_table(all_measures)}\n"
     )
@@ -227,9 +238,7 @@ def main() -> None:
             for ins in m.loop:
                 print(f"{ins.address:05x} {ins.stall:2d} {ins.kind:12s} {ins.predicate:6s}"
                       f"{ins.op} {ins.args}")  # fmt: skip
-    faults = [
-        f"{m.kernel.name} (sm_{m.arch}): {'; '.join(m.faults())}" for m in found if m.faults()
-    ]
+    faults = over_budget(found)
     unclassified = sorted(
         {ins.base for m in found for ins in m.loop if ins.kind == "other" and ins.base}
     )
