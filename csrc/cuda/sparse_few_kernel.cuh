@@ -21,10 +21,10 @@ struct FewLayout {
   static uint32_t bytes(int blocks) { return kCounts + static_cast<uint32_t>(blocks) * 4; }
 };
 
-// Four bytes at `values + at`, which need not be aligned. The buffer is padded behind its end.
-__device__ __forceinline__ uint32_t load_unaligned(Global<const uint32_t> values, int64_t at) {
-  const uint32_t low = values.load_constant(at / 4), high = values.load_constant(at / 4 + 1);
-  return __funnelshift_r(low, high, static_cast<uint32_t>(at % 4) * 8);
+// Four bytes from byte `at` on, which need not be aligned. The buffer is padded behind its end.
+__device__ __forceinline__ uint32_t load_unaligned(Global<const uint32_t> values, uint32_t at) {
+  const uint32_t low = values.load_constant(at >> 2), high = values.load_constant((at >> 2) + 1);
+  return __funnelshift_r(low, high, at * 8);  // the shift counts modulo 32
 }
 
 // The kept bytes of `source` at the set bits of `mask` (4 bits), zeros elsewhere.
@@ -80,12 +80,14 @@ __device__ __forceinline__ void expand_block(Shared<uint8_t> tile, uint32_t mask
     if (lane >= distance) sum += from;
   }
   const int64_t begin = first + sum - own;
+  const Global<const uint32_t> from = values + (begin >> 2);
+  const auto skew = static_cast<uint32_t>(begin & 3);
   uint32_t words[8];
 #pragma unroll
   for (int r = 0; r < 8; ++r) {
     const uint32_t four = mask >> (4 * r) & 15u;
-    const int64_t at = begin + __popc(mask & ((1u << (4 * r)) - 1));
-    words[r] = four ? spread(load_unaligned(values, at), four) : 0u;
+    const uint32_t at = skew + static_cast<uint32_t>(__popc(mask & ((1u << (4 * r)) - 1)));
+    words[r] = four ? spread(load_unaligned(from, at), four) : 0u;
   }
   const int word = lane / 2, odd = word >> 1 & 1;
 #pragma unroll
