@@ -11,7 +11,8 @@ import lepton_kernels as lk
 from lepton_kernels import _backend
 
 OPS = ("bucket_flatten", "bucket_unflatten_", "bucket_reduce", "bucket_unscale_", "bucket_squares",
-       "bucket_quantize", "bucket_dequantize_")  # fmt: skip
+       "bucket_quantize", "bucket_dequantize_", "attention_forward", "attention_cached",
+       "attention_backward")  # fmt: skip
 
 
 def test_a_missing_cuda_backend_says_why():
