@@ -93,7 +93,9 @@ struct ForwardBlock {
           a, s, to, value ? p.v : p.k, value ? p.v_stride : p.k_stride,
           static_cast<int>(value ? p.value_dim : p.head_dim), kv_head, block * Config::kKeys);
     } else if constexpr (kMasked) {
-      Copy once = rows_of(value, Shared<int64_t>(Config::kPlaceAt + 64).load(value));
+      Copy once = Config::kTwoStages
+                      ? copy
+                      : rows_of(value, Shared<int64_t>(Config::kPlaceAt + 64).load(value));
       once.skip(block);
       once.template next<true>(to, s.k_len - block * Config::kKeys);
     } else {
@@ -290,6 +292,11 @@ struct ForwardBlock {
     const Attention& p = a.p;
     scale_log2 = kGeneral ? 1.0f : p.scale * kLog2E;
     kv_head = head0 / static_cast<int>(p.group);
+    if constexpr (!kGeneral && Config::kTwoStages) {
+      // With one stage registers are too scarce to keep these while there are masks.
+      keys = rows_of(false, offset_of(p.k_stride));
+      values = rows_of(true, offset_of(p.v_stride));
+    }
     const int warp = static_cast<int>(threadIdx.x) / 32;
     query_lane = QueryTile::lane_a(shared_at(0)) +
                  static_cast<uint32_t>(warp * kRows16 * 16 * QueryTile::kRowBytes);
@@ -375,10 +382,12 @@ struct ForwardBlock {
       }
       if constexpr (!kGeneral) {
         // The blocks from here on follow each other; those of the first step are under way.
-        get_keys();
-        const Shared<int64_t> offsets(Config::kPlaceAt + 64);
-        keys = rows_of(false, offsets.load(0));
-        values = rows_of(true, offsets.load(1));
+        if constexpr (!Config::kTwoStages) {
+          get_keys();
+          const Shared<int64_t> offsets(Config::kPlaceAt + 64);
+          keys = rows_of(false, offsets.load(0));
+          values = rows_of(true, offsets.load(1));
+        }
         keys.skip(range.full_begin + 1);
         values.skip(range.full_begin + (Config::kTwoStages ? 1 : 0));
         if constexpr (Config::kTwoStages) {

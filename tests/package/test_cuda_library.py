@@ -12,7 +12,8 @@ from lepton_kernels import _backend
 
 OPS = ("bucket_flatten", "bucket_unflatten_", "bucket_reduce", "bucket_unscale_", "bucket_squares",
        "bucket_quantize", "bucket_dequantize_", "int8_linear", "int8_mm", "quantize_int8",
-       "pack_int8_weight", "sparse_linear")  # fmt: skip
+       "pack_int8_weight", "sparse_linear", "attention_forward", "attention_cached",
+       "attention_backward")  # fmt: skip
 
 
 def test_a_missing_cuda_backend_says_why():

@@ -271,10 +271,14 @@ def natural_loops(code: list[Instruction]) -> list[list[int]]:
 
 
 def main_loop(code: list[Instruction]) -> list[Instruction]:
-    """The innermost loop with most matrix instructions; empty where there is none."""
+    """The innermost loop with most matrix instructions; empty where there is none.
+
+    Of two with as many the shorter: the other is its masked copy, for tiles at an edge.
+    """
     loops = [loop for loop in natural_loops(code) if _matrix_count(code, loop)]
     inner = [a for a in loops if not any(set(b) < set(a) for b in loops)]
-    return [code[k] for k in max(inner, key=lambda loop: _matrix_count(code, loop), default=[])]
+    main = max(inner, key=lambda loop: (_matrix_count(code, loop), -len(loop)), default=[])
+    return [code[k] for k in main]
 
 
 def _matrix_count(code: list[Instruction], loop: list[int]) -> int:
