@@ -20,9 +20,8 @@ struct Meta {
 };
 
 CudaAttention read(Meta& meta, const void* q, const void* k, const void* v, const void* bias,
-                   const float* alibi, const float* sinks, const int32_t* cu_q,
-                   const int32_t* cu_k, const int64_t* rng_state, double scale, double softcap,
-                   double dropout_p) {
+                   const float* alibi, const float* sinks, const int32_t* cu_q, const int32_t* cu_k,
+                   const int64_t* rng_state, double scale, double softcap, double dropout_p) {
   CudaAttention a{};
   Attention& p = a.p;
   p.dtype = static_cast<DType>(meta.take());
@@ -90,11 +89,11 @@ LEPTON_SIMT_ENTRY simt_attention_forward(const int64_t* meta_values, const void*
                                          const void* v, const void* bias, const float* alibi,
                                          const float* sinks, const int32_t* cu_q,
                                          const int32_t* cu_k, const int64_t* rng_state,
-                                         double scale, double softcap, double dropout_p,
-                                         void* out, float* lse, float* partial, int64_t processors) {
+                                         double scale, double softcap, double dropout_p, void* out,
+                                         float* lse, float* partial, int64_t processors) {
   Meta meta{meta_values};
-  CudaAttention a = read(meta, q, k, v, bias, alibi, sinks, cu_q, cu_k, rng_state, scale, softcap,
-                         dropout_p);
+  CudaAttention a =
+      read(meta, q, k, v, bias, alibi, sinks, cu_q, cu_k, rng_state, scale, softcap, dropout_p);
   a.p.out = out;
   a.p.lse = lse;
   settle(a);
@@ -102,9 +101,8 @@ LEPTON_SIMT_ENTRY simt_attention_forward(const int64_t* meta_values, const void*
     settle_decoding(a, processors);
     a.partial = partial;
   }
-  return with_type(a.p.dtype, [&](auto type) {
-    launch_attention<decltype(type)>(a, simt::Launcher{});
-  });
+  return with_type(a.p.dtype,
+                   [&](auto type) { launch_attention<decltype(type)>(a, simt::Launcher{}); });
 }
 
 LEPTON_SIMT_ENTRY simt_attention_cached(const int64_t* meta_values, const void* q, const void* k,
@@ -137,20 +135,21 @@ LEPTON_SIMT_ENTRY simt_attention_cached(const int64_t* meta_values, const void* 
     settle_decoding(a, processors);
     a.partial = partial;
   }
-  return with_type(a.p.dtype, [&](auto type) {
-    launch_attention<decltype(type)>(a, simt::Launcher{});
-  });
+  return with_type(a.p.dtype,
+                   [&](auto type) { launch_attention<decltype(type)>(a, simt::Launcher{}); });
 }
 
-LEPTON_SIMT_ENTRY simt_attention_backward(
-    const int64_t* meta_values, const void* q, const void* k, const void* v, const void* bias,
-    const float* alibi, const float* sinks, const int32_t* cu_q, const int32_t* cu_k,
-    const int64_t* rng_state, double scale, double softcap, double dropout_p, void* out, float* lse,
-    const void* grad_out, const float* grad_lse, float* stats, void* grad_q, void* grad_k,
-    void* grad_v, void* grad_bias, float* grad_sinks) {
+LEPTON_SIMT_ENTRY simt_attention_backward(const int64_t* meta_values, const void* q, const void* k,
+                                          const void* v, const void* bias, const float* alibi,
+                                          const float* sinks, const int32_t* cu_q,
+                                          const int32_t* cu_k, const int64_t* rng_state,
+                                          double scale, double softcap, double dropout_p, void* out,
+                                          float* lse, const void* grad_out, const float* grad_lse,
+                                          float* stats, void* grad_q, void* grad_k, void* grad_v,
+                                          void* grad_bias, float* grad_sinks) {
   Meta meta{meta_values};
-  CudaAttention a = read(meta, q, k, v, bias, alibi, sinks, cu_q, cu_k, rng_state, scale, softcap,
-                         dropout_p);
+  CudaAttention a =
+      read(meta, q, k, v, bias, alibi, sinks, cu_q, cu_k, rng_state, scale, softcap, dropout_p);
   Attention& p = a.p;
   p.out = out;
   p.lse = lse;
@@ -172,7 +171,6 @@ LEPTON_SIMT_ENTRY simt_attention_backward(
   a.stats = stats;
   a.grad_sinks = grad_sinks;
   settle(a);
-  return with_type(p.dtype, [&](auto type) {
-    launch_attention_backward<decltype(type)>(a, simt::Launcher{});
-  });
+  return with_type(
+      p.dtype, [&](auto type) { launch_attention_backward<decltype(type)>(a, simt::Launcher{}); });
 }
