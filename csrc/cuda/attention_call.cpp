@@ -215,7 +215,7 @@ std::pair<Tensor, Tensor> run_forward(CudaAttentionCall& call, const Tensor& que
   if (lse.numel() == 0 || a.batch == 0) return {out, lse};
   set_outputs(call, out, lse);
   settle(a);
-  settle_decoding(a, processor_count());
+  settle_decoding(a, attention_processors());
   Tensor partial;
   if (a.splits > 1) {
     partial = new_on(query, {a.splits * a.partial_rows * (value_dim + 1)}, ScalarType::Float);

@@ -11,6 +11,6 @@ void attention_backward_bf16(const CudaAttention& a, void* stream);
 void attention_backward_f16(const CudaAttention& a, void* stream);
 
 // Streaming multiprocessors of the current device.
-int64_t processor_count();
+int64_t attention_processors();
 
 }  // namespace lepton
