@@ -33,6 +33,7 @@ class Tile:
 TILES = {
     "rows16": Tile(16, 32, 256, 4, 4),
     "rows64": Tile(64, 64, 128, 4, 4),
+    "groups64": Tile(64, 64, 128, 8, 4),
     "square_sm80": Tile(128, 128, 64, 4, 4, 4, (80,)),
     "square_sm90": Tile(128, 128, 128, 8, 3, 4, (90, 100)),
     "groups_sm80": Tile(128, 128, 64, 8, 4, 2, (80,)),
@@ -49,7 +50,7 @@ def tile_for(
     if rows <= 16:
         return TILES["rows16"]
     if rows <= 64 or outputs <= 64:
-        return TILES["rows64"]
+        return TILES["groups64" if grouped else "rows64"]
     generation = "sm90" if capability >= 90 else "sm80"
     if grouped:
         # Sums of a group in int32 and of all in float32: half the tile for each warp.
@@ -416,7 +417,7 @@ def aot_cases() -> Iterator[AotCase]:
             yield _case("mm", tile, _EPILOGUE, out="*i32")
             yield _case("gelu_residual", tile, (*quantized, *no_zero), activation=2)
             yield _case("requantized", tile, (), out="*i8", activation=4)
-        if tile.startswith(("rows", "groups")):
+        if tile.startswith(("rows16", "groups")):
             yield _case("grouped", tile, quantized, grouped=True, activation=3)
             yield _case("grouped_packed", tile, (*quantized, *no_zero), grouped=True, packed=True)
         if tile.startswith(("rows", "square")):
