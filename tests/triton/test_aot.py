@@ -11,7 +11,7 @@ import pytest
 import lepton_kernels as lk
 
 GATE = Path(__file__).resolve().parents[2] / "tools" / "triton_gate.py"
-SAMPLE = "attention forward bf16 D64 causal|int8_gemm/square/|bucket"
+SAMPLE = "attention forward bf16 D64 causal|int8_gemm/square_sm80/mm|bucket"
 
 
 @pytest.mark.slow
