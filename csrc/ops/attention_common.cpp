@@ -33,8 +33,12 @@ void set_bias(AttentionCall& call, const char* op, const Tensor& bias, const Ten
 
 }  // namespace
 
-const AttentionKernels& choose_attention_kernels() {
+const AttentionKernels& choose_attention_kernels(DType dtype, DType kv_dtype) {
 #if defined(__x86_64__)
+  const bool all_bf16 = dtype == DType::bf16 && kv_dtype == DType::bf16;
+  if (all_bf16 && (isa::allowed() & isa::kAmxBf16Level) == isa::kAmxBf16Level) {
+    return kAttentionAmx;
+  }
   static const Candidate<const AttentionKernels*> candidates[] = {
       {isa::kVnniLevel, &kAttentionAvx512},
       {isa::kAvx2Level, &kAttentionAvx2},
@@ -283,9 +287,54 @@ void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
   torch::stable::parallel_for(0, threads, 1, work);
 }
 
+Packed::Packed(const AttentionCall& call, const AttentionPack& pack,
+               const std::function<bool(const AttentionSequence&)>& wanted)
+    : kv_heads_(call.p.kv_heads) {
+  if (pack.bytes == nullptr) return;
+  int64_t bytes = 0;
+  std::vector<int64_t> offsets;
+  for (const AttentionSequence& s : call.sequences) {
+    const bool packs = wanted(s);
+    for (int64_t h = 0; h < kv_heads_; ++h) {
+      offsets.push_back(packs ? bytes : -1);
+      if (packs) bytes += pack.bytes(call.p, s.k_len);
+    }
+  }
+  if (bytes == 0) return;
+  memory_ = new_tensor({bytes + 64}, ScalarType::Byte);
+  const auto address = reinterpret_cast<uintptr_t>(memory_.mutable_data_ptr());
+  auto* base = reinterpret_cast<char*>((address + 63) / 64 * 64);
+  std::vector<CostedTask> tasks;
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    packed_.push_back(offsets[i] < 0 ? nullptr : base + offsets[i]);
+    if (offsets[i] < 0) continue;
+    AttentionTask task{};
+    task.sequence_number = static_cast<int64_t>(i) / kv_heads_;
+    task.sequence = &call.sequences[static_cast<size_t>(task.sequence_number)];
+    task.kv_head = static_cast<int64_t>(i) % kv_heads_;
+    const int64_t step = 8 * pack.keys;
+    for (int64_t key = 0; key < task.sequence->k_len; key += step) {
+      task.k_begin = key;
+      task.k_end = std::min(key + step, task.sequence->k_len);
+      // A packed element costs some ten multiply-adds.
+      const double width = static_cast<double>(call.p.head_dim + call.p.value_dim);
+      tasks.push_back({task, static_cast<double>(task.k_end - key) * width * 10.0});
+    }
+  }
+  run_tasks(tasks, 64, [&](const AttentionTask& task) {
+    pack.run(call.p, task, const_cast<void*>(at(task)));
+  });
+}
+
+const void* Packed::at(const AttentionTask& task) const {
+  return packed_.empty()
+             ? nullptr
+             : packed_[static_cast<size_t>(task.sequence_number * kv_heads_ + task.kv_head)];
+}
+
 void run_attention(AttentionCall& call) {
   const Attention& p = call.p;
-  const AttentionKernels& kernels = choose_attention_kernels();
+  const AttentionKernels& kernels = choose_attention_kernels(p.dtype, p.kv_dtype);
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   // Few tasks take smaller blocks of rows, and then share the keys of one block of rows.
   int64_t rows_per_task = kernels.block_rows;
@@ -350,7 +399,12 @@ void run_attention(AttentionCall& call) {
       if (partial_at[i] >= 0) tasks[i].task.partial = base + partial_at[i];
     }
   }
-  run_tasks(tasks, kernels.forward_scratch(p), [&](const AttentionTask& task) {
+  const Packed packed(call, kernels.forward_pack, [&](const AttentionSequence& s) {
+    return !decode && s.q_len * p.group > rows_per_task;
+  });
+  run_tasks(tasks, kernels.forward_scratch(p), [&](const AttentionTask& given) {
+    AttentionTask task = given;
+    task.packed = packed.at(task);
     (decode ? kernels.decode : kernels.forward)(p, task);
   });
   if (merges.empty()) return;
