@@ -1,7 +1,6 @@
-// Backward kernel in bfloat16 tiles: blocks of 128 rows pass over blocks of 128 keys. Weights and
-// gradients of scores of one strip are worked out beside the products of the next. The sums of keys
-// and values are kept transposed, as tiles of 16 elements x 16 keys, so that weights need to be
-// laid out only in pairs of rows. Read behind attention_amx_forward.h.
+// Backward kernel in bfloat16 tiles: blocks of 128 rows pass over blocks of 128 keys. The sums of
+// keys and values are kept transposed, as tiles of 16 elements x 16 keys, so that weights need to
+// be laid out only in pairs of rows. Read behind attention_amx_forward.h.
 namespace {
 
 // A block of keys for the backward kernel.
@@ -22,10 +21,9 @@ class AmxBackward {
         head_steps_(steps_of(p.head_dim)),
         value_steps_(steps_of(p.value_dim)),
         scores_(p, t, arena),
-        s_{arena.take<float>(kStripScores), arena.take<float>(kStripScores)},
-        d_{arena.take<float>(kStripScores), arena.take<float>(kStripScores)},
-        slope_{arena.take<float>(p.softcap > 0.0f ? kStripScores : 0),
-               arena.take<float>(p.softcap > 0.0f ? kStripScores : 0)},
+        s_(arena.take<float>(kStripScores)),
+        d_(arena.take<float>(kStripScores)),
+        slope_(arena.take<float>(p.softcap > 0.0f ? kStripScores : 0)),
         grad_s_(arena.take<uint16_t>(kStripScores)),
         p_pairs_(arena.take<uint16_t>(kStrips * kStripScores)),
         s_pairs_(arena.take<uint16_t>(kStrips * kStripScores)),
@@ -59,7 +57,6 @@ class AmxBackward {
     int strip;
     Block block;
     const uint16_t* packed;
-    float *s, *d, *slope;
   };
 
   void rows(int64_t begin, int64_t end) {
@@ -72,19 +69,14 @@ class AmxBackward {
       load_rows(i);
       started_[i] = false;
     }
-    any_ = false;
     for (int64_t first = lo / kKeys * kKeys; first < hi; first += kKeys) {
       const uint16_t* packed =
           static_cast<const uint16_t*>(t_.packed) + first / kKeys * backward_block_halves(p_);
       for (int i = 0; i < strips; ++i) {
-        Item next{i, {}, packed, s_[buffer_], d_[buffer_], slope_[buffer_]};
+        Item next{i, {}, packed};
         if (scores_.block(lanes_[i], first, next.block)) item(next);
       }
-    }
-    if (any_) {
-      weights(now_, 0, kStrip);
-      finish_item();
-      finish_block();
+      finish_block(first);
     }
     for (int i = 0; i < strips; ++i) finish(i);
   }
@@ -98,22 +90,21 @@ class AmxBackward {
       lse_[i * kStrip + r] = -kMinusInfinity;
       delta_[i * kStrip + r] = 0.0f;
       if (r >= lanes.rows) continue;
-      const int64_t row = lanes.row[r];
-      q[r] = halves(p_.q, query_offset(p_, t_, p_.q_stride, row));
-      grad[r] = halves(p_.grad_out, query_offset(p_, t_, p_.grad_out_stride, row));
-      const uint16_t* out = halves(p_.out, query_offset(p_, t_, p_.out_stride, row));
+      q[r] = halves(p_.q, lane_offset(t_, p_.q_stride, lanes, r));
+      grad[r] = halves(p_.grad_out, lane_offset(t_, p_.grad_out_stride, lanes, r));
+      const uint16_t* out = halves(p_.out, lane_offset(t_, p_.out_stride, lanes, r));
       F32 sum = f32_zero();
       for (int64_t d = 0; d < p_.value_dim; d += 16) {
         const int n = p_.value_dim - d < 16 ? static_cast<int>(p_.value_dim - d) : 16;
         sum = f32_fma(f32_load_bf16_n(grad[r] + d, n), f32_load_bf16_n(out + d, n), sum);
       }
       float delta = f32_reduce_add(sum);
+      const AttentionSequence& s = *t_.sequence;
+      const int64_t query = s.q_begin + lanes.query[r], head = lanes.head[r];
       if (p_.grad_lse) {
-        const AttentionSequence& s = *t_.sequence;
-        delta -= p_.grad_lse[offset_of(p_.grad_lse_stride, s.q_batch, s.q_begin + row_query(s, row),
-                                       row_head(p_, t_, row))];
+        delta -= p_.grad_lse[offset_of(p_.grad_lse_stride, s.q_batch, query, head)];
       }
-      const int64_t at = lse_offset(p_, t_, row);
+      const int64_t at = s.q_batch * p_.lse_batch + head * p_.lse_head + query;
       p_.delta[at] = delta_[i * kStrip + r] = delta;
       if (p_.lse[at] != kMinusInfinity) lse_[i * kStrip + r] = p_.lse[at] * kLog2E;
     }
@@ -133,40 +124,16 @@ class AmxBackward {
   uint16_t* grad_rows(int strip) { return grad_rows_ + strip * kStrip * 32 * value_steps_; }
   float* grad_q(int strip) { return grad_q_ + strip * kStrip * 32 * head_steps_; }
 
-  void item(const Item& next) {
-    if (any_) {
-      beside(next);
-      finish_item();
-      if (next.block.first != now_.block.first) finish_block();
-    } else {
-      products(next, [](int64_t) {});
-    }
-    any_ = true;
-    now_ = next;
-    buffer_ ^= 1;
-  }
-
-  [[gnu::noinline]] void beside(const Item& next) {
-    const int64_t calls = (next.block.to - next.block.from) * (head_steps_ + value_steps_);
-    int done = 0;
-    products(next, [&](int64_t call) {
-      const int until = static_cast<int>((call + 1) * (kStrip / 2) / calls) * 2;
-      weights(now_, done, until);
-      done = until;
-    });
-  }
-
-  // Scores, and gradients of weights.
-  template <class Work>
-  void products(const Item& x, const Work& work) {
+  void item(const Item& x) {
     tiles_read_memory();
-    rows_by_keys<2>(q_rows(x.strip), x.packed, head_steps_, x.block.from, x.block.to, x.s, work);
-    const int64_t calls = (x.block.to - x.block.from) * head_steps_;
+    rows_by_keys<2>(q_rows(x.strip), x.packed, head_steps_, x.block.from, x.block.to, s_);
     rows_by_keys<2>(grad_rows(x.strip), x.packed + key_block_halves(p_.head_dim), value_steps_,
-                    x.block.from, x.block.to, x.d, [&](int64_t call) { work(calls + call); });
+                    x.block.from, x.block.to, d_);
     if (scores_.changes() || x.block.hides) {
-      scores_.adjust(lanes_[x.strip], x.block, x.s, p_.softcap > 0.0f ? x.slope : nullptr);
+      scores_.adjust(lanes_[x.strip], x.block, s_, p_.softcap > 0.0f ? slope_ : nullptr);
     }
+    weights(x);
+    add_to_queries(x);
   }
 
   struct Row {
@@ -182,13 +149,13 @@ class AmxBackward {
     F32 weight[2], grad[2];
     for (int i = 0; i < 2; ++i) {
       const int64_t tile = at + i * kTileFloats;
-      F32 w = exp2_low({_mm512_fmsub_ps(f32_load(x.s + tile).v, factor.v, lse.v)});
-      F32 d = f32_load(x.d + tile);
+      F32 w = exp2_low({_mm512_fmsub_ps(f32_load(s_ + tile).v, factor.v, lse.v)});
+      F32 d = f32_load(d_ + tile);
       const auto bits = static_cast<__mmask16>(kept >> (16 * i));
       if (p_.dropout_below) d = {_mm512_maskz_mul_ps(bits, d.v, scale.v)};
       grad[i] = f32_mul(w, f32_sub(d, delta));
       if (p_.dropout_below) w = {_mm512_maskz_mul_ps(bits, w.v, scale.v)};
-      if (p_.softcap > 0.0f) grad[i] = f32_mul(grad[i], f32_load(x.slope + tile));
+      if (p_.softcap > 0.0f) grad[i] = f32_mul(grad[i], f32_load(slope_ + tile));
       weight[i] = w;
     }
     return {both(weight), both(grad)};
@@ -208,11 +175,11 @@ class AmxBackward {
            (n % 4 * 16);
   }
 
-  // Rows [r, end) in pairs: gradients of scores as rows, and both as pairs of rows. Within 32 keys
+  // Rows in pairs: gradients of scores as rows, and both as pairs of rows. Within 32 keys
   // the pairs come as the unpack instructions leave them (see key_of_column).
-  void weights(const Item& x, int r, int end) {
+  void weights(const Item& x) {
     const F32 factor = f32_set(scores_.factor());
-    for (; r < end; r += 2) {
+    for (int r = 0; r < kStrip; r += 2) {
       for (int t = x.block.from; t < x.block.to; ++t) {
         const bool drops = p_.dropout_below != 0;
         const Row a =
@@ -234,28 +201,27 @@ class AmxBackward {
     _mm512_storeu_si512(to + kTileHalves, _mm512_unpackhi_epi16(a, b));
   }
 
-  void finish_item() {
+  void add_to_queries(const Item& x) {
     tiles_read_memory();
-    const Product product{
-        grad_s_,
-        kKeySteps * kTileHalves,
-        kTileHalves,
-        now_.packed + key_block_halves(p_.head_dim) + key_block_halves(p_.value_dim),
-        kKeySteps * 2 * kTileHalves,
-        2 * kTileHalves,
-        grad_q(now_.strip),
-        2 * head_steps_ * kTileFloats,
-        head_steps_,
-        now_.block.from,
-        now_.block.to};
-    multiply_tiles<2>(product, started_[now_.strip], NoWork{});
-    started_[now_.strip] = true;
-    for (int t = now_.block.from; t < now_.block.to; ++t) in_block_[t] |= 1u << now_.strip;
+    const Product product{grad_s_,
+                          kKeySteps * kTileHalves,
+                          kTileHalves,
+                          x.packed + key_block_halves(p_.head_dim) + key_block_halves(p_.value_dim),
+                          kKeySteps * 2 * kTileHalves,
+                          2 * kTileHalves,
+                          grad_q(x.strip),
+                          2 * head_steps_ * kTileFloats,
+                          head_steps_,
+                          x.block.from,
+                          x.block.to};
+    multiply_tiles<2>(product, started_[x.strip]);
+    started_[x.strip] = true;
+    for (int t = x.block.from; t < x.block.to; ++t) in_block_[t] |= 1u << x.strip;
   }
 
   // Adds to the sums of the block's keys, 32 at a time over the strips that see them.
-  void finish_block() {
-    float* sums = t_.grad_keys + now_.block.first / kKeys * block_sum_floats(p_);
+  void finish_block(int64_t first) {
+    float* sums = t_.grad_keys + first / kKeys * block_sum_floats(p_);
     for (int t = 0; t < kKeySteps; ++t) {
       const uint32_t strips = in_block_[t];
       in_block_[t] = 0;
@@ -287,7 +253,7 @@ class AmxBackward {
                             1,
                             from,
                             to};
-      multiply_tiles<2>(product, true, NoWork{});
+      multiply_tiles<2>(product, true);
     }
   }
 
@@ -299,7 +265,7 @@ class AmxBackward {
       for (int64_t n = 0; n < 2 * head_steps_; ++n) {
         f32_store(row_ + n * 16, started_[i] ? f32_load(from + n * kTileFloats) : f32_zero());
       }
-      const int64_t at = query_offset(p_, t_, p_.grad_q_stride, lanes.row[r]);
+      const int64_t at = lane_offset(t_, p_.grad_q_stride, lanes, r);
       narrow_row(row_, dim, p_.scale, const_cast<void*>(element(p_.grad_q, p_.dtype, at)),
                  p_.dtype);
     }
@@ -309,14 +275,11 @@ class AmxBackward {
   const AttentionTask& t_;
   const int64_t head_steps_, value_steps_;
   AmxScores scores_;
-  float *s_[2], *d_[2], *slope_[2];
+  float *s_, *d_, *slope_;
   uint16_t *grad_s_, *p_pairs_, *s_pairs_, *q_rows_, *q_columns_, *grad_rows_, *grad_columns_;
   float *grad_q_, *row_, *lse_, *delta_;
   Lanes* lanes_;
   int64_t used_;
-  int buffer_ = 0;
-  bool any_ = false;  // an item is under way
-  Item now_{};
   bool started_[kStrips];
   uint32_t in_block_[kKeySteps] = {};  // strips that see each 32 keys of the block under way
 };

@@ -1,6 +1,5 @@
-// Forward kernel in bfloat16 tiles: strips of 32 rows, blocks of 128 keys. The softmax of one block
-// runs beside the scores of the next, and the largest scores of the next are found beside the
-// product with the values. Read behind attention_forward.h and attention_amx_scores.h.
+// Forward kernel in bfloat16 tiles: strips of 32 rows, blocks of 128 keys. Read behind
+// attention_forward.h and attention_amx_scores.h.
 namespace {
 
 class AmxForward {
@@ -11,14 +10,13 @@ class AmxForward {
         head_steps_(steps_of(p.head_dim)),
         value_steps_(steps_of(p.value_dim)),
         scores_(p, t, arena),
-        s_{arena.take<float>(kStrip * kKeys), arena.take<float>(kStrip * kKeys)},
+        s_(arena.take<float>(kStrip * kKeys)),
         q_(arena.take<uint16_t>(kBlockRows * 32 * head_steps_)),
         out_(arena.take<float>(kBlockRows * 32 * value_steps_)),
         most_(arena.take<float>(kBlockRows)),
         base_(arena.take<float>(kBlockRows)),
         limit_(arena.take<float>(kBlockRows)),
         sum_(arena.take<float>(kBlockRows * 16)),
-        row_(arena.take<float>(32 * value_steps_)),
         lanes_(arena.take<Lanes>(kStrips)),
         own_(arena.take<uint16_t>(kChunk * block_halves(p))),
         used_(arena.used) {}
@@ -57,7 +55,6 @@ class AmxForward {
     int strip;
     Block block;
     const uint16_t* packed;
-    float* s;
   };
 
   void rows(int64_t begin, int64_t end) {
@@ -75,16 +72,7 @@ class AmxForward {
       base_[i] = 0.0f;
     }
     std::memset(sum_, 0, sizeof(float) * static_cast<size_t>(strips_ * kStrip * 16));
-    buffer_ = 0;
-    any_ = false;
     if (lo_ < hi_) chunks();
-    if (any_) {
-      // The last block has no other to run beside.
-      with_tiles(now_.strip, [&](auto tiles) {
-        exponentials<tiles()>(now_, 0, tiles() * 16);
-        values<tiles()>(now_, NoWork{});
-      });
-    }
     for (int i = 0; i < strips_; ++i) finish(i);
   }
 
@@ -96,14 +84,6 @@ class AmxForward {
       if (packed) {
         packed += chunk * block_halves(p_);
       } else {
-        // The block under way still wants the values of the last chunk.
-        if (any_) {
-          with_tiles(now_.strip, [&](auto tiles) {
-            exponentials<tiles()>(now_, 0, tiles() * 16);
-            values<tiles()>(now_, NoWork{});
-          });
-          any_ = false;
-        }
         for (int64_t b = chunk; b < chunk_end; ++b) {
           pack(p_, t_, b * kKeys, t_.sequence->k_len, own_ + (b - chunk) * block_halves(p_));
         }
@@ -112,93 +92,55 @@ class AmxForward {
       }
       for (int i = 0; i < strips_; ++i) {
         for (int64_t b = chunk; b < chunk_end; ++b) {
-          Item next{i, {}, packed + (b - chunk) * block_halves(p_), s_[buffer_]};
-          if (scores_.block(lanes_[i], b * kKeys, next.block)) item(next);
+          Item next{i, {}, packed + (b - chunk) * block_halves(p_)};
+          if (!scores_.block(lanes_[i], b * kKeys, next.block)) continue;
+          if (lanes_[i].rows > 16) {
+            item<2>(next);
+          } else {
+            item<1>(next);
+          }
         }
       }
     }
   }
 
-  template <class F>
-  void with_tiles(int strip, const F& f) {
-    if (lanes_[strip].rows > 16) {
-      f(std::integral_constant<int, 2>{});
-    } else {
-      f(std::integral_constant<int, 1>{});
+  template <int tiles>
+  void item(const Item& x) {
+    tiles_read_memory();
+    rows_by_keys<tiles>(q_ + x.strip * kStrip * 32 * head_steps_, x.packed, head_steps_,
+                        x.block.from, x.block.to, s_);
+    if (scores_.changes() || x.block.hides) {
+      scores_.adjust(lanes_[x.strip], x.block, s_, nullptr);
     }
-  }
-
-  void item(const Item& next) {
-    with_tiles(next.strip, [&](auto tiles) {
-      if (!any_) {
-        products<tiles()>(next, NoWork{});
-        adjust(next);
-        seen_ = 0;
-        largest<tiles()>(next, 0, tiles() * 16);
-      } else {
-        with_tiles(now_.strip, [&](auto before) { beside<before(), tiles()>(next); });
-      }
-      grow<tiles()>(next);
-    });
-    any_ = true;
-    now_ = next;
-    buffer_ ^= 1;
-  }
-
-  // Finishes the block under way and starts the next.
-  template <int before, int after>
-  [[gnu::noinline]] void beside(const Item& next) {
-    constexpr int kRowsNow = before * 16, kRowsNext = after * 16;
-    const int64_t calls = (next.block.to - next.block.from) * head_steps_;
-    int done = 0;
-    products<after>(next, [&](int64_t call) {
-      const int until = static_cast<int>((call + 1) * kRowsNow / calls);
-      exponentials<before>(now_, done, until);
-      done = until;
-    });
-    adjust(next);
-    seen_ = 0;
-    done = 0;
-    const int64_t value_calls = (now_.block.to - now_.block.from) * value_steps_;
-    values<before>(now_, [&](int64_t call) {
-      const int until = static_cast<int>((call + 1) * kRowsNext / value_calls);
-      largest<after>(next, done, until);
-      done = until;
-    });
+    if (p_.dropout_below) {
+      softmax<0, true>(x, tiles * 16);
+    } else if (x.block.to - x.block.from == kKeySteps) {
+      softmax<kKeySteps, false>(x, tiles * 16);
+    } else {
+      softmax<0, false>(x, tiles * 16);
+    }
+    values<tiles>(x);
   }
 
   void load_queries(int i) {
     const Lanes& lanes = lanes_[i];
     const uint16_t* rows[kStrip];
     for (int r = 0; r < kStrip; ++r) {
-      rows[r] = r < lanes.rows ? static_cast<const uint16_t*>(p_.q) +
-                                     query_offset(p_, t_, p_.q_stride, lanes.row[r])
-                               : nullptr;
+      rows[r] = r < lanes.rows
+                    ? static_cast<const uint16_t*>(p_.q) + lane_offset(t_, p_.q_stride, lanes, r)
+                    : nullptr;
     }
     uint16_t* to = q_ + i * kStrip * 32 * head_steps_;
     pack_rows(rows, p_.head_dim, scores_.query_sign(), to);
     pack_rows(rows + 16, p_.head_dim, scores_.query_sign(), to + head_steps_ * kTileHalves);
   }
 
-  template <int tiles, class Work>
-  void products(const Item& x, const Work& work) {
-    tiles_read_memory();
-    rows_by_keys<tiles>(q_ + x.strip * kStrip * 32 * head_steps_, x.packed, head_steps_,
-                        x.block.from, x.block.to, x.s, work);
-  }
-
-  void adjust(const Item& x) {
-    if (scores_.changes() || x.block.hides) {
-      scores_.adjust(lanes_[x.strip], x.block, x.s, nullptr);
-    }
-  }
-
   float* out(int strip) { return out_ + strip * kStrip * 32 * value_steps_; }
 
-  template <int tiles, class Work>
-  void values(const Item& x, const Work& work) {
+  template <int tiles>
+  void values(const Item& x) {
     tiles_read_memory();
-    const Product product{reinterpret_cast<const uint16_t*>(x.s),
+    const Product product{reinterpret_cast<const uint16_t*>(s_),
                           kKeyTiles * 2 * kTileFloats,
                           4 * kTileFloats,
                           x.packed + key_block_halves(p_.head_dim),
@@ -209,98 +151,73 @@ class AmxForward {
                           value_steps_,
                           x.block.from,
                           x.block.to};
-    multiply_tiles<tiles>(product, started_[x.strip], work);
+    multiply_tiles<tiles>(product, started_[x.strip]);
     started_[x.strip] = true;
   }
 
   static int64_t row_at(int r) { return r / 16 * kKeyTiles * kTileFloats + r % 16 * 16; }
 
-  // Marks the rows with a score above their limit, and keeps the largest of each lane.
-  template <int tiles>
-  void largest(const Item& x, int row, int end) {
-    const F32 factor = f32_set(scores_.factor());
-    for (; row < end; ++row) {
-      const float* s = x.s + row_at(row);
-      F32 a = f32_load(s + 2 * x.block.from * kTileFloats);
-      F32 b = f32_load(s + (2 * x.block.from + 1) * kTileFloats);
-      for (int n = 2 * x.block.from + 2; n < 2 * x.block.to; n += 2) {
-        a = f32_max(a, f32_load(s + n * kTileFloats));
-        b = f32_max(b, f32_load(s + (n + 1) * kTileFloats));
-      }
-      a = f32_mul(f32_max(a, b), factor);
-      const F32 limit = f32_set(limit_[x.strip * kStrip + row]);
-      if (_mm512_cmp_ps_mask(a.v, limit.v, _CMP_GT_OQ)) {
-        seen_ |= 1u << row;
-        new_most_[row] = f32_reduce_max(a);
-      }
+  // Takes a row to a new largest score, and what has been summed with it.
+  void grow(int strip, int r, float now) {
+    const int at = strip * kStrip + r;
+    const float before = most_[at];
+    most_[at] = base_[at] = now;
+    limit_[at] = now + kSlack;
+    if (!started_[strip]) return;
+    const F32 shrink = f32_set(std::exp2(before - now));
+    float* sum = sum_ + at * 16;
+    f32_store(sum, f32_mul(f32_load(sum), shrink));
+    float* o = out(strip) + r / 16 * 2 * value_steps_ * kTileFloats + r % 16 * 16;
+    for (int64_t n = 0; n < 2 * value_steps_; ++n) {
+      f32_store(o + n * kTileFloats, f32_mul(f32_load(o + n * kTileFloats), shrink));
     }
   }
 
-  // Takes the marked rows to their new largest score, and what has been summed with them.
-  template <int tiles>
-  void grow(const Item& x) {
-    for (uint32_t rows = seen_; rows; rows &= rows - 1) {
-      const int r = __builtin_ctz(rows);
-      const int at = x.strip * kStrip + r;
-      const float before = most_[at], now = new_most_[r];
-      most_[at] = base_[at] = now;
-      limit_[at] = now + kSlack;
-      if (!started_[x.strip]) continue;
-      const F32 shrink = f32_set(std::exp2(before - now));
-      float* sum = sum_ + at * 16;
-      f32_store(sum, f32_mul(f32_load(sum), shrink));
-      float* o = out(x.strip) + r / 16 * 2 * value_steps_ * kTileFloats + r % 16 * 16;
-      for (int64_t n = 0; n < 2 * value_steps_; ++n) {
-        f32_store(o + n * kTileFloats, f32_mul(f32_load(o + n * kTileFloats), shrink));
-      }
-    }
-  }
-
-  // Scores to weights in bfloat16, in the place of every other tile.
-  template <int tiles>
-  void exponentials(const Item& x, int row, int end) {
-    if (p_.dropout_below) return dropped_exponentials(x, row, end);
-    const F32 factor = f32_set(scores_.factor());
-    for (; row < end; ++row) {
-      float* s = x.s + row_at(row);
-      const int at = x.strip * kStrip + row;
-      const F32 base = f32_set(base_[at]);
-      F32 a = f32_load(sum_ + at * 16), b = f32_zero();
-      for (int n = 2 * x.block.from; n < 2 * x.block.to; n += 2) {
-        float* to = s + n * kTileFloats;
-        const F32 first = exp2_low(subtracted(f32_load(to), factor, base));
-        const F32 second = exp2_low(subtracted(f32_load(to + kTileFloats), factor, base));
-        a = f32_add(a, first);
-        b = f32_add(b, second);
-        store_pair(to, first, second);
-      }
-      f32_store(sum_ + at * 16, f32_add(a, b));
-    }
-  }
-
-  void dropped_exponentials(const Item& x, int row, int end) {
+  // Scores to weights in bfloat16, in the place of every other tile; `steps` of 32 keys from 0 on,
+  // or those of the block.
+  template <int steps, bool drops>
+  void softmax(const Item& x, int rows) {
+    const int from = steps ? 0 : x.block.from, to = steps ? steps : x.block.to;
     const Lanes& lanes = lanes_[x.strip];
     const F32 factor = f32_set(scores_.factor()), scale = f32_set(p_.dropout_scale);
-    for (; row < end; ++row) {
-      float* s = x.s + row_at(row);
+    for (int row = 0; row < rows; ++row) {
+      float* s = s_ + row_at(row);
       const int at = x.strip * kStrip + row;
-      const F32 base = f32_set(base_[at]);
-      F32 sum = f32_load(sum_ + at * 16);
-      uint64_t kept = 0;
-      for (int n = 2 * x.block.from; n < 2 * x.block.to; n += 2) {
-        if (n % 4 == 0 || n == 2 * x.block.from) {
-          kept = kept_keys(p_, static_cast<uint32_t>((x.block.first + n / 4 * 64) / 4),
-                           lanes.query[row], lanes.plane[row]);
-        }
-        const auto bits = static_cast<uint32_t>(kept >> (n % 4 * 16));
-        float* to = s + n * kTileFloats;
-        const F32 first = exp2_low(subtracted(f32_load(to), factor, base));
-        const F32 second = exp2_low(subtracted(f32_load(to + kTileFloats), factor, base));
-        sum = f32_add(sum, f32_add(first, second));
-        store_pair(to, {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits), first.v, scale.v)},
-                   {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits >> 16), second.v, scale.v)});
+      F32 a[steps ? steps : 1] = {}, b[steps ? steps : 1] = {};
+      F32 top = f32_set(kMinusInfinity), other = top;
+      for (int t = from; t < to; ++t) {
+        const F32 first = f32_load(s + 2 * t * kTileFloats);
+        const F32 second = f32_load(s + (2 * t + 1) * kTileFloats);
+        top = f32_max(top, first);
+        other = f32_max(other, second);
+        if constexpr (steps != 0) a[t] = first, b[t] = second;
       }
-      f32_store(sum_ + at * 16, sum);
+      top = f32_mul(f32_max(top, other), factor);
+      if (_mm512_cmp_ps_mask(top.v, _mm512_set1_ps(limit_[at]), _CMP_GT_OQ)) {
+        grow(x.strip, row, f32_reduce_max(top));
+      }
+      const F32 base = f32_set(base_[at]);
+      F32 sum = f32_load(sum_ + at * 16), sum_other = f32_zero();
+      uint64_t kept = 0;
+      for (int t = from; t < to; ++t) {
+        float* pair = s + 2 * t * kTileFloats;
+        F32 first = exp2_low(subtracted(steps ? a[t] : f32_load(pair), factor, base));
+        F32 second =
+            exp2_low(subtracted(steps ? b[t] : f32_load(pair + kTileFloats), factor, base));
+        sum = f32_add(sum, first);
+        sum_other = f32_add(sum_other, second);
+        if (drops) {
+          if (t % 2 == 0 || t == from) {
+            kept = kept_keys(p_, static_cast<uint32_t>((x.block.first + t / 2 * 64) / 4),
+                             lanes.query[row], lanes.plane[row]);
+          }
+          const auto bits = static_cast<uint32_t>(kept >> (t % 2 * 32));
+          first = {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits), first.v, scale.v)};
+          second = {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits >> 16), second.v, scale.v)};
+        }
+        store_pair(pair, first, second);
+      }
+      f32_store(sum_ + at * 16, f32_add(sum, sum_other));
     }
   }
 
@@ -315,46 +232,87 @@ class AmxForward {
 
   void finish(int i) {
     const Lanes& lanes = lanes_[i];
-    const int64_t dim = p_.value_dim;
-    for (int r = 0; r < static_cast<int>(lanes.rows); ++r) {
-      const int at = i * kStrip + r;
-      const float sum = started_[i] ? f32_reduce_add(f32_load(sum_ + at * 16)) : 0.0f;
-      const float* o = out(i) + r / 16 * 2 * value_steps_ * kTileFloats + r % 16 * 16;
-      float* to = row_;
-      if (t_.partial) to = t_.partial + (lanes.row[r] - t_.row_begin) * (dim + 2);
-      for (int64_t n = 0; n * 16 < dim; ++n) {
-        const int count = dim - n * 16 < 16 ? static_cast<int>(dim - n * 16) : 16;
-        f32_store_n(to + n * 16, started_[i] ? f32_load(o + n * kTileFloats) : f32_zero(), count);
+    for (int first = 0; first < static_cast<int>(lanes.rows); first += 16) {
+      const int at = i * kStrip + first;
+      const int rows = least(lanes.rows - first);
+      const F32 sum = started_[i] ? sums_of_rows(sum_ + at * 16) : f32_zero();
+      float sums[16], weights[16], lse[16];
+      f32_store(sums, sum);
+      const F32 one = f32_set(1.0f), none = f32_set(kMinusInfinity);
+      const F32 most = f32_load(most_ + at);
+      const F32 log = f32_mul(f32_add(most, log2_f32(sum)), f32_set(kLn2));
+      const __mmask16 empty = _mm512_cmp_ps_mask(sum.v, f32_zero().v, _CMP_EQ_OQ);
+      f32_store(weights, {_mm512_mask_blend_ps(empty, f32_div(one, sum).v, f32_zero().v)});
+      f32_store(lse, {_mm512_mask_blend_ps(empty, log.v, none.v)});
+      for (int r = 0; r < rows; ++r) {
+        finish_row_of(i, first + r, sums[r], weights[r], lse[r]);
       }
-      if (t_.partial) {
-        to[dim] = most_[at], to[dim + 1] = sum;
-        continue;
-      }
-      const float weight = finish_softmax(p_, t_, lanes.row[r], most_[at], sum);
-      narrow_row(to, dim, weight,
-                 const_cast<void*>(
-                     element(p_.out, p_.dtype, query_offset(p_, t_, p_.out_stride, lanes.row[r]))),
-                 p_.dtype);
     }
+  }
+
+  // Sums of 16 vectors.
+  static F32 sums_of_rows(const float* vectors) {
+    __m512i rows[16];
+    for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_si512(vectors + r * 16);
+    transpose_dwords(rows);
+    F32 sum = f32_zero();
+    for (int r = 0; r < 16; ++r) sum = f32_add(sum, {_mm512_castsi512_ps(rows[r])});
+    return sum;
+  }
+
+  void finish_row_of(int i, int r, float sum, float weight, float lse) {
+    const Lanes& lanes = lanes_[i];
+    const int64_t dim = p_.value_dim;
+    const int at = i * kStrip + r;
+    const float* o = out(i) + r / 16 * 2 * value_steps_ * kTileFloats + r % 16 * 16;
+    if (t_.partial) {
+      float* to = t_.partial + (lanes.row[r] - t_.row_begin) * (dim + 2);
+      for (int64_t d = 0; d < dim; d += 16) {
+        f32_store_n(to + d, out_part(i, o, d), least(dim - d));
+      }
+      to[dim] = most_[at], to[dim + 1] = sum;
+      return;
+    }
+    if (p_.sinks) {
+      weight = finish_softmax(p_, t_, lanes.query[r], lanes.head[r], most_[at], sum);
+    } else {
+      const AttentionSequence& s = *t_.sequence;
+      p_.lse[s.q_batch * p_.lse_batch + lanes.head[r] * p_.lse_head + s.q_begin + lanes.query[r]] =
+          lse;
+    }
+    auto* to = static_cast<uint16_t*>(p_.out) + lane_offset(t_, p_.out_stride, lanes, r);
+    int64_t d = 0;
+    for (; d + 32 <= dim; d += 32) {
+      const F32 w = f32_set(weight);
+      float pair[16];
+      store_pair(pair, f32_mul(out_part(i, o, d), w), f32_mul(out_part(i, o, d + 16), w));
+      std::memcpy(to + d, pair, sizeof pair);
+    }
+    for (; d < dim; d += 16) {
+      f32_store_bf16_n(to + d, f32_mul(out_part(i, o, d), f32_set(weight)), least(dim - d));
+    }
+  }
+
+  static int least(int64_t left) { return left < 16 ? static_cast<int>(left) : 16; }
+
+  // 16 elements of a row whose tiles start at `o`.
+  F32 out_part(int strip, const float* o, int64_t d) const {
+    return started_[strip] ? f32_load(o + d / 16 * kTileFloats) : f32_zero();
   }
 
   const Attention& p_;
   const AttentionTask& t_;
   const int64_t head_steps_, value_steps_;
   AmxScores scores_;
-  float* s_[2];
+  float* s_;
   uint16_t* q_;
-  float *out_, *most_, *base_, *limit_, *sum_, *row_;
+  float *out_, *most_, *base_, *limit_, *sum_;
   Lanes* lanes_;
   uint16_t* own_;
   int64_t used_;
-  int strips_ = 0, buffer_ = 0;
+  int strips_ = 0;
   int64_t lo_ = 0, hi_ = 0;
-  bool any_ = false;  // a block is under way
-  Item now_{};
   bool started_[kStrips];
-  uint32_t seen_ = 0;
-  float new_most_[kStrip];
 };
 
 inline int64_t amx_forward_scratch(const Attention& p) {

@@ -1,18 +1,17 @@
-// Tile products of attention. Each takes a function that it calls after every fourth product with
-// the number of that call: vector work that runs beside the tiles. Read behind
-// attention_amx_pack.h.
+// Tile products of attention. Read behind attention_amx_pack.h.
 namespace {
 
-struct NoWork {
-  void operator()(int64_t) const {}
-};
+// Second operands come from L2 in the order of memory: what the next two steps load.
+inline void prefetch_tiles(const uint16_t* pair) {
+  const char* next = reinterpret_cast<const char*>(pair + 4 * kTileHalves);
+  for (int i = 0; i < 32; ++i) _mm_prefetch(next + i * 64, _MM_HINT_T0);
+}
 
 // s = a b for steps [from, to) of 32 keys: `rows` tiles by `across` tiles, over all `steps` of the
 // elements. Tile (m, n) of s lies at (m * kKeyTiles + n) * kTileFloats.
-template <int tiles, class Work>
+template <int tiles>
 inline void rows_by_keys(const uint16_t* a, const uint16_t* b, int64_t steps, int from, int to,
-                         float* s, const Work& work) {
-  int64_t call = 0;
+                         float* s) {
   const uint16_t* a1 = a + steps * kTileHalves;
   for (int t = from; t < to; ++t) {
     const uint16_t* pair = b + t * steps * 2 * kTileHalves;
@@ -23,6 +22,7 @@ inline void rows_by_keys(const uint16_t* a, const uint16_t* b, int64_t steps, in
       _tile_zero(3);
     }
     for (int64_t k = 0; k < steps; ++k) {
+      prefetch_tiles(pair + k * 2 * kTileHalves);
       _tile_loadd(6, pair + k * 2 * kTileHalves, kTileBytes);
       _tile_loadd(4, a + k * kTileHalves, kTileBytes);
       _tile_dpbf16ps(0, 4, 6);
@@ -33,7 +33,6 @@ inline void rows_by_keys(const uint16_t* a, const uint16_t* b, int64_t steps, in
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
       }
-      work(call++);
     }
     float* c = s + t * 2 * kTileFloats;
     _tile_stored(0, c, kTileBytes);
@@ -59,9 +58,8 @@ struct Product {
   int from, to;
 };
 
-template <int tiles, class Work>
-inline void multiply_tiles(const Product& x, bool accumulate, const Work& work) {
-  int64_t call = 0;
+template <int tiles>
+inline void multiply_tiles(const Product& x, bool accumulate) {
   for (int64_t c = 0; c < x.columns; ++c) {
     float* out = x.out + c * 2 * kTileFloats;
     if (accumulate) {
@@ -82,6 +80,7 @@ inline void multiply_tiles(const Product& x, bool accumulate, const Work& work) 
     for (int t = x.from; t < x.to; ++t) {
       const uint16_t* a = x.a + t * x.a_step;
       const uint16_t* b = x.b + c * x.b_column + t * x.b_step;
+      prefetch_tiles(b);
       _tile_loadd(6, b, kTileBytes);
       _tile_loadd(4, a, kTileBytes);
       _tile_dpbf16ps(0, 4, 6);
@@ -92,7 +91,6 @@ inline void multiply_tiles(const Product& x, bool accumulate, const Work& work) 
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
       }
-      work(call++);
     }
     _tile_stored(0, out, kTileBytes);
     _tile_stored(1, out + kTileFloats, kTileBytes);

@@ -110,7 +110,9 @@ class AmxScores {
 
   // Turns products into scores; `slope` takes the derivative of the softcap.
   void adjust(const Lanes& lanes, const Block& block, float* s, float* slope) const {
-    for (int r = 0; r < static_cast<int>(lanes.rows); ++r) {
+    // A derivative must be a number also where there is no row.
+    const int rows = slope ? kStrip : static_cast<int>(lanes.rows);
+    for (int r = 0; r < rows; ++r) {
       const int64_t at = r / 16 * kKeyTiles * kTileFloats + r % 16 * 16;
       if (changes_) change_row(lanes, block, r, s + at, slope ? slope + at : nullptr);
       if (block.hides) hide_row(lanes, block, r, s + at);
