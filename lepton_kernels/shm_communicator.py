@@ -239,8 +239,30 @@ class ShmCommunicator:
 
     def squares(self, number: int) -> float:
         """Sum of squares of the result of `number` (of its first `norm_of` elements); the same
-        bits on every rank. Kept for the last 64 collectives."""
+        bits on every rank, after `wait`. Kept for the last 65536 collectives."""
         return self._native.squares(number)
+
+    def slice(self, numel: int) -> tuple[int, int]:
+        """First element, and the one behind the last, of the part of a bucket of `numel` elements
+        that this rank is in charge of."""
+        return self._native.slice(numel)
+
+    def gather_slices(self, bucket: torch.Tensor) -> torch.Tensor:
+        """Copy every rank's slice of a bucket to all, in place.
+
+        Args:
+            bucket (Tensor): from `empty` or a contiguous view into it; this rank brings what
+                `slice(bucket.numel())` says.
+
+        Returns:
+            Tensor: `bucket`.
+
+        Raises:
+            TypeError: dtype; ValueError: not contiguous; ShmError: not from `empty`, or a rank
+                failed.
+        """
+        self._native.gather_slices(*_flat("gather_slices", "bucket", bucket))
+        return bucket
 
     def reduce_scatter(
         self, output: torch.Tensor, input: torch.Tensor, op: str = "sum"

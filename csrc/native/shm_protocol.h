@@ -49,7 +49,6 @@ struct alignas(64) Counter {
 
 struct alignas(64) Slot {
   Descriptor descriptor;
-  double squares;  // of the slice that this rank wrote
 };
 
 struct alignas(64) RankState {
@@ -57,6 +56,9 @@ struct alignas(64) RankState {
   Counter done;
   std::atomic<uint32_t> left;  // 1: closed its communicator in good order
   Slot slots[kSlots];
+  // Of the slice that this rank wrote in collective n, at n % (2 * kSlots): written only once all
+  // have arrived at n, and read by then for n - 2 * kSlots, as who begins n - kSlots reads it.
+  double squares[2 * kSlots];
 };
 
 struct alignas(64) Control {

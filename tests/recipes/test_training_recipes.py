@@ -62,3 +62,18 @@ def test_recipe_files_are_valid(file):
     recipe = Recipe.of(file)
     assert {kind for kind, _ in recipe.steps} == {"train", "prune", "distill", "quantize", "pack"}
     assert set(yaml.safe_load(file.read_text())) <= set(Recipe.model_fields)
+
+
+def test_train_ddp(tmp_path):
+    need(("matplotlib", "matplotlib"))
+    if not Path("/usr/share/datasets/fashion-mnist").is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    text = run("train_ddp.py", "--out", str(tmp_path))
+    one, two = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert (one["processes"], two["processes"], two["transport"]) == (1, 2, "shared memory")
+    # The same batches: the same losses but for rounding, which training makes larger.
+    assert two["losses"][:5] == pytest.approx(one["losses"][:5], rel=1e-3)
+    assert abs(two["accuracy"] - one["accuracy"]) < 0.05
+    assert all(part >= 0 for part in two["milliseconds"].values())
+    assert (tmp_path / "train_ddp.png").read_bytes().startswith(b"\x89PNG")
+    assert "2 process(es): accuracy" in text

@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,6 +62,10 @@ class TwoShot:
             to = flat[r * part : (r + 1) * part]
             if to.numel():
                 self._decode(gathered[r], to, 1.0, accumulate=False)
+
+    def forget(self) -> None:
+        """Drop all residuals."""
+        self._residuals.clear()
 
     @property
     def _unit(self) -> int:
@@ -124,6 +129,43 @@ class TwoShot:
             factor=factor,
             accumulate=accumulate,
         )
+
+
+class Pipeline:
+    """Compressed averages in chunks over two groups that take turns: one computes, one sends.
+
+    Args:
+        kind (str): as for `TwoShot`.
+        group (ProcessGroup, optional): whose ranks; each lane has a group of its own, so that
+            its collectives keep their order. Collective.
+    """
+
+    CHUNK = 1 << 20  # elements
+
+    def __init__(self, kind: str, group: dist.ProcessGroup | None = None) -> None:
+        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+        backend = dist.get_backend(group)
+        self._lanes: list[tuple[TwoShot, InOrder]] = []
+        for _ in range(2):
+            own = dist.new_group(ranks, backend=backend, use_local_synchronization=True)
+            assert isinstance(own, dist.ProcessGroup)  # this rank is always a member
+            self._lanes.append((TwoShot(kind, own), InOrder()))
+        self._turn = 0
+
+    def submit(self, flat: torch.Tensor, key: Hashable) -> list[torch.futures.Future[None]]:
+        """Start to average `flat` in place; every rank submits the same in the same order."""
+        futures = []
+        for i in range(0, flat.numel(), self.CHUNK):
+            two_shot, thread = self._lanes[self._turn]
+            self._turn = 1 - self._turn
+            job = partial(two_shot.average_, flat[i : i + self.CHUNK], (key, i))
+            futures.append(thread.submit(job))
+        return futures
+
+    def forget(self) -> None:
+        """Drop what error feedback has kept; call it while nothing is on its way."""
+        for two_shot, _ in self._lanes:
+            two_shot.forget()
 
 
 class InOrder:
