@@ -29,7 +29,7 @@ HOSTS = ("lepton_a", "lepton_b")
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
 PORT = "29653"
 LAYERS, WIDTH, BATCH, ROUNDS = 16, 1024, 32, 7
-EPOCHS, SEEDS = 3, (0, 1, 2)
+EPOCHS, SEEDS, GLOBAL_BATCH = 3, (0, 1, 2), 256
 WAYS = ("ddp_fp32", "fp32", "bf16", "int8", "powersgd")
 FASHION_WAYS = ("fp32", "bf16", "int8")
 
@@ -151,8 +151,8 @@ def fashion_losses() -> dict[str, list[dict[str, float]]]:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
             for _ in range(EPOCHS):
                 order = torch.randperm(len(train.labels))
-                for i in range(0, len(order) - 127, 128):
-                    rows = order[i + 64 * rank : i + 64 * rank + 64]
+                for i in range(0, len(order) - GLOBAL_BATCH + 1, GLOBAL_BATCH):
+                    rows = order[i : i + GLOBAL_BATCH].chunk(2)[rank]
                     loss = nn.functional.cross_entropy(
                         model(train.inputs[rows]), train.labels[rows]
                     )
@@ -189,25 +189,26 @@ def measure(result: Path) -> None:
     os._exit(0)  # the threads of gloo may complain about who leaves first
 
 
-def show(found: dict[str, Any], mbit: int) -> None:
-    """Print the tables of docs/distributed.md."""
+def tables(found: dict[str, Any]) -> list[str]:
+    """What was measured, as Markdown."""
     base = found["step"]["ddp_fp32"]
-    print(f"| {LAYERS} linear layers, batch {BATCH}, {mbit} Mbit/s | ms a step | times DDP |")
-    print("|---|---|---|")
+    what = f"{LAYERS} linear layers, batch {BATCH}, {found['mbit']} Mbit/s"
+    lines = [f"| {what} | ms a step | times DDP |", "|---|---|---|"]
     for way, seconds in found["step"].items():
-        print(f"| {way} | {1e3 * seconds:.0f} | {base / seconds:.2f} |")
+        lines.append(f"| {way} | {1e3 * seconds:.0f} | {base / seconds:.2f} |")
     if "fashion" not in found:
-        print(f"Fashion-MNIST skipped: {found['fashion_skipped']}")
-        return
-    print(f"\n| Fashion-MNIST, {EPOCHS} epochs, {len(SEEDS)} seeds | test loss | accuracy |")
-    print("|---|---|---|")
+        return [*lines, "", f"Fashion-MNIST skipped: {found['fashion_skipped']}"]
+    seeds = len(found["fashion"]["fp32"])
+    lines += ["", f"| Fashion-MNIST, {EPOCHS} epochs, {seeds} seeds | test loss | accuracy |"]
+    lines += ["|---|---|---|"]
     for way, rows in found["fashion"].items():
         cells = []
         for key in ("loss", "accuracy"):
             values = [row[key] for row in rows]
             spread = f"{min(values):.4f} to {max(values):.4f}"
             cells.append(f"{statistics.mean(values):.4f} ({spread})")
-        print(f"| {way} | {' | '.join(cells)} |")
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> int:
@@ -235,7 +236,8 @@ def main() -> int:
         found = run_ranks(arguments.mbit)
     finally:
         part_hosts()
-    show(found, arguments.mbit)
+    found["mbit"] = arguments.mbit
+    print("\n".join(tables(found)))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(found, indent=1))
     return 0

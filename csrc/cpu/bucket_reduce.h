@@ -119,6 +119,38 @@ double reduce_floats(const BucketReduce& p, int64_t begin, int64_t end) {
   return total;
 }
 
+// bf16 to bf16: pairs spare the widening and narrowing, which cost more than memory does.
+template <bool squares>
+double reduce_bf16(const BucketReduce& p, int64_t begin, int64_t end) {
+  constexpr int64_t kPair = 2 * F32::width;
+  const Divisor by(p.divisor);
+  double total = 0.0;
+  const int64_t whole = begin + (end - begin) / kPair * kPair;
+  for (int64_t chunk = begin; chunk < whole; chunk += kNormChunk) {
+    const int64_t stop = whole - chunk < kNormChunk ? whole : chunk + kNormChunk;
+    F32 norm = f32_zero();
+    for (int64_t i = chunk; i < stop; i += kPair) {
+      F32 even, odd;
+      f32_load_bf16_pair(static_cast<const uint16_t*>(p.in[0]) + i, even, odd);
+      for (int32_t r = 1; r < p.inputs; ++r) {
+        F32 more_even, more_odd;
+        f32_load_bf16_pair(static_cast<const uint16_t*>(p.in[r]) + i, more_even, more_odd);
+        even = f32_add(even, more_even);
+        odd = f32_add(odd, more_odd);
+      }
+      even = divided(even, by.factor, by.exact, by.divides);
+      odd = divided(odd, by.factor, by.exact, by.divides);
+      if (squares) norm = f32_fma(odd, odd, f32_fma(even, even, norm));
+      for (int32_t o = 0; o < p.outputs; ++o) {
+        f32_store_bf16_pair(static_cast<uint16_t*>(p.out[o]) + i, even, odd);
+      }
+    }
+    if (squares) total += static_cast<double>(f32_reduce_add(norm));
+  }
+  using Bf16 = Element<BucketType::bf16>;
+  return total + reduce_floats<Bf16, Bf16, squares>(p, whole, end);
+}
+
 // Unsigned, so that sums wrap. Plain loops: the compiler vectorises them for the region's ISA.
 template <class Value>
 void reduce_integers(const BucketReduce& p, int64_t begin, int64_t end) {
@@ -141,6 +173,9 @@ void reduce_integers(const BucketReduce& p, int64_t begin, int64_t end) {
 double reduce(const BucketReduce& p, int64_t begin, int64_t end, bool squares) {
   if (p.in_type == BucketType::i8) return reduce_integers<uint8_t>(p, begin, end), 0.0;
   if (p.in_type == BucketType::i64) return reduce_integers<uint64_t>(p, begin, end), 0.0;
+  if (p.in_type == BucketType::bf16 && p.out_type == BucketType::bf16) {
+    return squares ? reduce_bf16<true>(p, begin, end) : reduce_bf16<false>(p, begin, end);
+  }
   return with_float(p.in_type, [&](auto in) {
     return with_float(p.out_type, [&](auto out) {
       using In = Element<decltype(in)::value>;

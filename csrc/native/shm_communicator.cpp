@@ -164,14 +164,15 @@ void Communicator::idle(int peer, const Counter& counter, double waited, const c
   const std::string where = " (collective " + std::to_string(number) + ", " + what + ")";
   const bool left = control_->rank[peer].left.load(std::memory_order_seq_cst) != 0;
   const bool alive = peers_[static_cast<size_t>(peer)].alive();
-  // A peer publishes before it leaves or ends: the counter counts, looked at after that.
-  if ((left || !alive) && !reached(counter, number)) {
-    fail(peer, name(peer) + (left ? " has closed its communicator" : " has died") + where);
-  }
+  // After these: a rank that found another at fault says so before it ends, and is not to blame.
   const uint32_t failed = control_->failed.load(std::memory_order_acquire);
   if (failed != 0) {
     fail(static_cast<int>(failed) - 1,
          name(static_cast<int>(failed) - 1) + " has failed, as another rank found" + where);
+  }
+  // A peer publishes before it leaves or ends: the counter counts, looked at after that.
+  if ((left || !alive) && !reached(counter, number)) {
+    fail(peer, name(peer) + (left ? " has closed its communicator" : " has died") + where);
   }
   if (waited > timeout_) {
     fail(peer, "waited " + std::to_string(waited) + " s for " + name(peer) +
@@ -244,7 +245,7 @@ void Communicator::check_descriptors(const Work& work) {
 
 void Communicator::work_on(const Work& work) {
   check_descriptors(work);
-  mine().squares[work.number % (2 * kSlots)] = 0.0;
+  mine().slots[work.number % kSlots].squares = 0.0;
   const double begin = seconds_now();
   switch (work.kind) {
     case Kind::barrier: break;
@@ -276,7 +277,7 @@ void Communicator::reduce_bucket(const Work& work) {
   const BucketKernels& kernels = *kernels_();
   const double squares = kernels.reduce(p, begin, split, true);
   kernels.reduce(p, split, end, false);
-  mine().squares[work.number % (2 * kSlots)] = squares;
+  mine().slots[work.number % kSlots].squares = squares;
 }
 
 std::pair<int64_t, int64_t> Communicator::slice(int64_t count) const {
@@ -346,7 +347,7 @@ void Communicator::wait(uint64_t number) {
 
 double Communicator::shared_squares(uint64_t number) const {
   double total = 0.0;
-  for (int r = 0; r < ranks_; ++r) total += control_->rank[r].squares[number % (2 * kSlots)];
+  for (int r = 0; r < ranks_; ++r) total += control_->rank[r].slots[number % kSlots].squares;
   return total;
 }
 

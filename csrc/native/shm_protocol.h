@@ -49,6 +49,9 @@ struct alignas(64) Counter {
 
 struct alignas(64) Slot {
   Descriptor descriptor;
+  // Of the slice that this rank wrote: written once all have arrived, so after who begins the
+  // collective kSlots later has read it.
+  double squares;
 };
 
 struct alignas(64) RankState {
@@ -56,9 +59,6 @@ struct alignas(64) RankState {
   Counter done;
   std::atomic<uint32_t> left;  // 1: closed its communicator in good order
   Slot slots[kSlots];
-  // Of the slice that this rank wrote in collective n, at n % (2 * kSlots): written only once all
-  // have arrived at n, and read by then for n - 2 * kSlots, as who begins n - kSlots reads it.
-  double squares[2 * kSlots];
 };
 
 struct alignas(64) Control {

@@ -51,7 +51,7 @@ def die_in_backward(rank, world, after):
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
         os._exit(0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         ddp.zero_grad()
         ddp(torch.randn(16, 128)).square().sum().backward()
@@ -62,4 +62,4 @@ def test_kill_in_backward(ranks, pytestconfig):
         outcomes = ranks.outcomes(die_in_backward, 2, after=0.02 + 0.05 * (i % 7))
         assert outcomes[1]["code"] == -signal.SIGKILL
         assert "rank 1" in outcomes[0]["error"], outcomes[0]
-        assert outcomes[0]["seconds"] < 30
+        assert "has died" in outcomes[0]["error"], outcomes[0]

@@ -19,11 +19,6 @@
 #ifndef SLOTS
 #define SLOTS 2
 #endif
-#ifdef FAULT_SQUARES_RING
-#define SQUARES SLOTS
-#else
-#define SQUARES (2 * SLOTS)
-#endif
 
 #define ARRIVED(r) (r)
 #define DONE(r) (RANKS + (r))
@@ -34,9 +29,8 @@ bool asleep[RANKS];
 byte bed[RANKS];           /* the counter on which a rank sleeps */
 bool left[RANKS], dead[RANKS], failed;
 byte slot[RANKS * SLOTS];  /* the number whose descriptor is there */
-byte squares[RANKS * SQUARES];
-byte stage[RANKS * 2];     /* the number whose data is there */
-bool users[RANKS * 2];     /* the program uses its bucket: nobody else may write it */
+byte squares[RANKS * SLOTS];
+byte memory[RANKS * 2];    /* bucket or stage: the number whose data is there */
 bool staged[N + 1];
 byte kill_rank = RANKS;
 bool ready;
@@ -69,19 +63,24 @@ inline wait_counter(c, r, n) {
   do
   :: seen = value[c];
      if :: seen >= n -> seen = 0; break :: else fi;
+#ifdef FAULT_BLAME_WITNESS
+     if :: failed -> goto error :: else fi;
+     gone = left[r] || dead[r];
+#else
+     gone = left[r] || dead[r];
+     if :: failed -> gone = false; goto error :: else fi;
+#endif
 #ifdef FAULT_LAST_LOOK
      if
-     :: (left[r] || dead[r]) -> goto error
+     :: gone -> gone = false; goto error
      :: else
      fi;
 #else
-     gone = left[r] || dead[r];
      if
-     :: gone && value[c] < n -> gone = false; assert(dead[r] || DISTURBED); goto error
+     :: gone && value[c] < n -> gone = false; assert(r == kill_rank); goto error
      :: else -> gone = false
      fi;
 #endif
-     if :: failed -> goto error :: else fi;
 #ifdef FAULT_SLEEP_UNCHECKED
      sleepers[c]++;
      atomic { asleep[me] = true; bed[me] = c };
@@ -102,28 +101,29 @@ inline wait_everyone(base, n) {
   od; at = 0
 }
 
-/* All have arrived at n. */
+/* What rank r has brought to n is there. */
+inline check_brought(n) {
+  d_step {
+    at = 0;
+    do
+    :: at < RANKS ->
+       assert(slot[at * SLOTS + (n) % SLOTS] == n);
+       assert(memory[at * 2 + (n) % 2] == n);
+       at++
+    :: else -> break
+    od; at = 0
+  }
+}
+
+/* All have arrived at n. Numbers in memory only grow: seen at the beginning and at the end, they
+   were there in between. */
 inline work(n) {
-  at = 0;
-  do
-  :: at < RANKS ->
-     assert(slot[at * SLOTS + (n) % SLOTS] == n);  /* its descriptor is still there */
-     at++
-  :: else -> break
-  od; at = 0;
+  check_brought(n);
 #ifdef FAULT_DONE_BEFORE_WORK
   publish(DONE(me), n);
 #endif
-  do
-  :: at < RANKS ->
-     if
-     :: staged[n] -> assert(stage[at * 2 + (n) % 2] == n)
-     :: else -> assert(!users[at * 2 + (n) % 2])
-     fi;
-     at++
-  :: else -> break
-  od; at = 0;
-  squares[me * SQUARES + (n) % SQUARES] = n;
+  squares[me * SLOTS + (n) % SLOTS] = n;
+  check_brought(n);
 #ifndef FAULT_DONE_BEFORE_WORK
   publish(DONE(me), n)
 #endif
@@ -158,24 +158,26 @@ proctype rank(byte me) {
 #ifndef FAULT_ONE_STAGE
        if :: n > 2 -> complete(n - 2) :: else fi;
 #endif
-       if
-       :: staged[n] -> stage[me * 2 + n % 2] = n
-       :: else -> users[me * 2 + n % 2] = true; users[me * 2 + n % 2] = false
-       fi;
+       memory[me * 2 + n % 2] = n;
 #ifndef FAULT_SLOT_REUSE
        if
        :: n > SLOTS ->
           complete(n - SLOTS);
-          do
-          :: at < RANKS ->
-             assert(squares[at * SQUARES + (n - SLOTS) % SQUARES] == n - SLOTS);
-             at++
-          :: else -> break
-          od; at = 0
+          d_step {
+            do
+            :: at < RANKS ->
+               assert(squares[at * SLOTS + (n - SLOTS) % SLOTS] == n - SLOTS);
+               at++
+            :: else -> break
+            od; at = 0
+          }
        :: else
        fi;
 #endif
        slot[me * SLOTS + n % SLOTS] = n;
+#ifdef FAULT_NORM_CLEARED_EARLY
+       squares[me * SLOTS + n % SLOTS] = 0;
+#endif
        started = n;
        publish(ARRIVED(me), n);
        if
@@ -190,11 +192,12 @@ proctype rank(byte me) {
     wake(DONE(me));
     goto over;
 error:
-    /* Among ranks that all run to the end nobody may be found at fault. */
+    /* Among ranks that all run to the end nobody may be found at fault; else the one killed. */
     assert(kill_rank < RANKS);
     failed = true;
     wake(ARRIVED(me));
     wake(DONE(me));
+    dead[me] = true;
 over:
     skip
   } unless { kill_rank == me && !left[me] -> atomic { dead[me] = true; asleep[me] = false } }
