@@ -122,27 +122,34 @@ double reduce_floats(const BucketReduce& p, int64_t begin, int64_t end) {
 // bf16 to bf16: pairs spare the widening and narrowing, which cost more than memory does.
 template <bool squares>
 double reduce_bf16(const BucketReduce& p, int64_t begin, int64_t end) {
-  constexpr int64_t kPair = 2 * F32::width;
+  constexpr int64_t kPair = 2 * F32::width, kPairs = 2, kStepBf16 = kPairs * kPair;
   const Divisor by(p.divisor);
   double total = 0.0;
-  const int64_t whole = begin + (end - begin) / kPair * kPair;
+  const int64_t whole = begin + (end - begin) / kStepBf16 * kStepBf16;
   for (int64_t chunk = begin; chunk < whole; chunk += kNormChunk) {
     const int64_t stop = whole - chunk < kNormChunk ? whole : chunk + kNormChunk;
     F32 norm = f32_zero();
-    for (int64_t i = chunk; i < stop; i += kPair) {
-      F32 even, odd;
-      f32_load_bf16_pair(static_cast<const uint16_t*>(p.in[0]) + i, even, odd);
+    for (int64_t i = chunk; i < stop; i += kStepBf16) {
+      F32 even[kPairs], odd[kPairs];
+      const uint16_t* first = static_cast<const uint16_t*>(p.in[0]) + i;
+      for (int u = 0; u < kPairs; ++u) f32_load_bf16_pair(first + u * kPair, even[u], odd[u]);
       for (int32_t r = 1; r < p.inputs; ++r) {
-        F32 more_even, more_odd;
-        f32_load_bf16_pair(static_cast<const uint16_t*>(p.in[r]) + i, more_even, more_odd);
-        even = f32_add(even, more_even);
-        odd = f32_add(odd, more_odd);
+        const uint16_t* from = static_cast<const uint16_t*>(p.in[r]) + i;
+        for (int u = 0; u < kPairs; ++u) {
+          F32 more_even, more_odd;
+          f32_load_bf16_pair(from + u * kPair, more_even, more_odd);
+          even[u] = f32_add(even[u], more_even);
+          odd[u] = f32_add(odd[u], more_odd);
+        }
       }
-      even = divided(even, by.factor, by.exact, by.divides);
-      odd = divided(odd, by.factor, by.exact, by.divides);
-      if (squares) norm = f32_fma(odd, odd, f32_fma(even, even, norm));
+      for (int u = 0; u < kPairs; ++u) {
+        even[u] = divided(even[u], by.factor, by.exact, by.divides);
+        odd[u] = divided(odd[u], by.factor, by.exact, by.divides);
+        if (squares) norm = f32_fma(odd[u], odd[u], f32_fma(even[u], even[u], norm));
+      }
       for (int32_t o = 0; o < p.outputs; ++o) {
-        f32_store_bf16_pair(static_cast<uint16_t*>(p.out[o]) + i, even, odd);
+        uint16_t* to = static_cast<uint16_t*>(p.out[o]) + i;
+        for (int u = 0; u < kPairs; ++u) f32_store_bf16_pair(to + u * kPair, even[u], odd[u]);
       }
     }
     if (squares) total += static_cast<double>(f32_reduce_add(norm));

@@ -22,6 +22,10 @@ def bad_arguments(rank, world):
         "cap": lambda: lt.distributed.BucketedDataParallel(nn.Linear(2, 2), bucket_cap_mb=0),
         "sparse": lambda: wrap(nn.Embedding(9, 3, sparse=True))(torch.tensor([1])).sum().backward(),
         "lazy": lambda: wrap(nn.LazyLinear(3)),
+        "auto": lambda: lt.distributed.BucketedDataParallel(nn.Linear(2, 2), bucket_cap_mb="big"),
+        "check": lambda: wrap(nn.Linear(2, 2), check_every=-1),
+        "late": lambda: lt.distributed.StaleGradients(nn.Linear(2, 2), staleness=-1),
+        "late zip": lambda: lt.distributed.StaleGradients(nn.Linear(2, 2), compression="powersgd"),
         "every": lambda: lt.distributed.LocalSGD(nn.Linear(2, 2), every=0),
     }
     for name, call in cases.items():
@@ -37,7 +41,11 @@ def test_error_messages(ranks):
     assert "parameter weight is torch.float64" in messages["dtype"]
     assert "requires a gradient" in messages["none"]
     assert "got 'zip'" in messages["compression"]
-    assert "bucket_cap_mb must be positive, got 0" in messages["cap"]
+    assert "bucket_cap_mb must be positive or 'auto', got 0" in messages["cap"]
+    assert "bucket_cap_mb must be positive or 'auto', got 'big'" in messages["auto"]
+    assert "check_every must be at least 0, got -1" in messages["check"]
+    assert "staleness must be at least 0, got -1" in messages["late"]
+    assert "must be None, 'bf16' or 'int8', got 'powersgd'" in messages["late zip"]
     assert "gradient of weight is torch.sparse_coo" in messages["sparse"]
     assert "no shape yet" in messages["lazy"]
     assert "every must be at least 1, got 0" in messages["every"]

@@ -35,7 +35,8 @@ class _DirectLinear(nn.Linear):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are nn.Linear."""
-        function, _, state, *rest = super().__reduce_ex__(protocol)
+        parts: Any = super().__reduce_ex__(protocol)
+        function, _, state, *rest = parts
         state = {key: value for key, value in state.items() if key != _TARGET}
         return function, (nn.Linear,), state, *rest
 
@@ -103,7 +104,7 @@ class DirectGradients:
     def __init__(
         self,
         module: nn.Module,
-        index_of: dict[nn.Parameter, int],
+        index_of: dict[torch.Tensor, int],
         view_of: Callable[[int], torch.Tensor | None],
     ) -> None:
         self._layers: list[nn.Linear] = []
@@ -126,7 +127,7 @@ class DirectGradients:
 
 
 def _target(
-    weight: nn.Parameter, index: int, view_of: Callable[[int], torch.Tensor | None]
+    weight: torch.Tensor, index: int, view_of: Callable[[int], torch.Tensor | None]
 ) -> Target:
     held = weakref.ref(weight)
     views = weakref.WeakMethod(view_of)  # a closed wrapper may go

@@ -41,7 +41,7 @@ class TwoShot:
         self.group = group
         self.block = block
         self.world = dist.get_world_size(group)
-        self._residuals: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.residuals: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def average_(self, flat: torch.Tensor, key: Hashable) -> None:
         """Average the vector `flat` in place; `key` names its residuals from call to call."""
@@ -65,7 +65,7 @@ class TwoShot:
 
     def forget(self) -> None:
         """Drop all residuals."""
-        self._residuals.clear()
+        self.residuals.clear()
 
     @property
     def _unit(self) -> int:
@@ -74,13 +74,13 @@ class TwoShot:
     def _residuals_of(
         self, flat: torch.Tensor, key: Hashable, part: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._residuals.get(key)
+        found = self.residuals.get(key)
         if found is None or found[0].numel() != flat.numel():
             found = (
                 torch.zeros(flat.numel(), dtype=torch.float32, device=flat.device),
                 torch.zeros(part, dtype=torch.float32, device=flat.device),
             )
-            self._residuals[key] = found
+            self.residuals[key] = found
         return found
 
     def _encode(
@@ -150,6 +150,8 @@ class Pipeline:
             own = dist.new_group(ranks, backend=backend, use_local_synchronization=True)
             assert isinstance(own, dist.ProcessGroup)  # this rank is always a member
             self._lanes.append((TwoShot(kind, own), InOrder()))
+        # A vector may go by another lane the next time.
+        self._lanes[1][0].residuals = self._lanes[0][0].residuals
         self._turn = 0
 
     def submit(self, flat: torch.Tensor, key: Hashable) -> list[torch.futures.Future[None]]:
@@ -164,8 +166,7 @@ class Pipeline:
 
     def forget(self) -> None:
         """Drop what error feedback has kept; call it while nothing is on its way."""
-        for two_shot, _ in self._lanes:
-            two_shot.forget()
+        self._lanes[0][0].forget()
 
 
 class InOrder:

@@ -88,7 +88,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 f"{type(module).__name__}"
             )
         known = {p: name for name, p in module.module.named_parameters()}
-        chosen = list(known) if params is None else list(params)
+        chosen: list[Any] = list(known) if params is None else list(params)
         super().__init__([p for p in chosen if isinstance(p, dict) or p.requires_grad], {})
         for parameter in self._all():
             if parameter not in known:
@@ -125,7 +125,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step this rank's part, then take the others'; collective."""
         loss = None
         if closure is not None:

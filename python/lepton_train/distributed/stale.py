@@ -9,6 +9,7 @@ from torch import nn
 import lepton_kernels as lk
 from lepton_train.distributed import _replicas
 from lepton_train.distributed._transport import choose_transport
+from lepton_train.distributed._two_shot import KINDS
 
 
 class StaleGradients:
@@ -56,6 +57,10 @@ class StaleGradients:
         """See the class."""
         if staleness < 0:
             raise ValueError(f"StaleGradients: staleness must be at least 0, got {staleness}")
+        if compression is not None and compression not in KINDS:
+            raise ValueError(
+                f"StaleGradients: compression must be None, 'bf16' or 'int8', got {compression!r}"
+            )
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         if not self._parameters:
             raise ValueError("StaleGradients: no parameter of the module requires a gradient")
