@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 import lepton_kernels as lk
 from lepton_train.distributed._power_sgd import PowerSgd
-from lepton_train.distributed._two_shot import KINDS, InOrder, Pipeline
+from lepton_train.distributed._two_shot import KINDS, InOrder, Pipeline, all_gather_flat
 
 POWER_SGD = "powersgd"
 COMPRESSIONS = (*KINDS, POWER_SGD)
@@ -148,7 +148,7 @@ class _ShardsOfGroup:
     def gather_shards(self, flat: torch.Tensor) -> None:
         """See Transport."""
         begin, end = self.shard(flat.numel())
-        dist.all_gather_into_tensor(flat, flat[begin:end].clone(), group=self._group)
+        all_gather_flat(flat, flat[begin:end].clone(), self._group)
 
 
 class GroupTransport(_ShardsOfGroup):
