@@ -81,7 +81,7 @@ def train(seed: int, smoke: bool, processes: int, compression: str | None) -> di
         "seed": seed,
         "losses": (total / world).tolist(),
         "milliseconds": dict(zip(names, medians, strict=True)),
-        "accuracy": score.metrics["accuracy"],
+        "accuracy": score.scores["accuracy"],
         "transport": model.transport if world > 1 else "none",
     }
 

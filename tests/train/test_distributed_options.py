@@ -123,7 +123,10 @@ def learns(rank, world, way):
     """Loss on fresh data after training on sin of a projection."""
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 1))
-    options = {"powersgd": {"compression": "powersgd"}, "auto": {"bucket_cap_mb": "auto"}}
+    options = {
+        "auto": {"bucket_cap_mb": "auto"},
+        "powersgd": {"bucket_cap_mb": "auto", "compression": "powersgd"},
+    }
     ddp = wrap(model, shared_memory=False, **options.get(way, {}))
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.05)
     teacher = torch.randn(20, 1, generator=torch.Generator().manual_seed(1))

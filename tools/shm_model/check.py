@@ -33,7 +33,7 @@ CLEAN = {
     "2 ranks, 3 collectives": {"RANKS": 2, "N": 3, "SLOTS": 2},
     "2 ranks, 3 collectives, ring of 1": {"RANKS": 2, "N": 3, "SLOTS": 1},
     "2 ranks, 2 collectives, rank 1 killed": {"RANKS": 2, "N": 2, "SLOTS": 2, "VICTIM": 1},
-    "3 ranks, 1 collective, rank 2 killed": {"RANKS": 3, "N": 1, "SLOTS": 1, "VICTIM": 2},
+    "3 ranks, 1 collective": {"RANKS": 3, "N": 1, "SLOTS": 1},
 }
 FAULTS = {
     "FAULT_LOOK_BEFORE_STORE": {"N": 2},

@@ -212,6 +212,8 @@ class GroupTransport(_ShardsOfGroup):
         """See Transport."""
         if self._pipeline is not None:
             self._pipeline.forget()
+        if self._power is not None:
+            self._power = PowerSgd(self._group)
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
         """See Transport."""

@@ -22,6 +22,7 @@ def measured_cap_bytes(transport: Transport, dtype: torch.dtype) -> int:
         int: bytes, between 256 KiB and 64 MiB; rank 0's measurement, the same on all ranks.
     """
     flat = transport.allocate(_LARGE_BYTES // dtype.itemsize, dtype)
+    few = transport.allocate(_SMALL, dtype)
 
     def seconds(part: torch.Tensor) -> float:
         times = []
@@ -33,10 +34,11 @@ def measured_cap_bytes(transport: Transport, dtype: torch.dtype) -> int:
         return statistics.median(times)
 
     seconds(flat)  # the first touch of the memory is no message
-    small, large = seconds(flat[:_SMALL]), seconds(flat)
+    small, large = seconds(few), seconds(flat)
     bandwidth = _LARGE_BYTES / max(large - small, 1e-9)
     cap = torch.tensor([lk.tuned_bucket_bytes(max(small, 1e-9), bandwidth)], device=flat.device)
     transport.broadcast(cap, 0)
     transport.release(flat)
+    transport.release(few)
     transport.forget()
     return int(cap.item())
