@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -67,20 +68,24 @@ def run_ranks(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
         ranks = []
-        for rank, host in enumerate(HOSTS):
+        for number, host in enumerate(HOSTS):
             environment = {
                 **os.environ,
                 "MASTER_ADDR": ADDRESSES[0],
                 "MASTER_PORT": PORT,
-                "RANK": str(rank),
+                "RANK": str(number),
                 "WORLD_SIZE": "2",
-                "GLOO_SOCKET_IFNAME": f"lepton{rank}",
+                "GLOO_SOCKET_IFNAME": f"lepton{number}",
                 "OMP_NUM_THREADS": "1",
             }
             own = [sys.executable, "-P", __file__, "--rank-result", str(result)]
             command = ["ip", "netns", "exec", host, *own, *(["--quick"] if quick else [])]
             ranks.append(subprocess.Popen(command, env=environment))
-        codes = [rank.wait() for rank in ranks]
+        try:
+            codes = [rank.wait() for rank in ranks]
+        finally:
+            for rank in ranks:
+                rank.kill()
         if any(codes):
             raise RuntimeError(f"the ranks ended with {codes}")
         return json.loads(result.read_text())
@@ -229,6 +234,7 @@ def main() -> int:
         if shutil.which(tool) is None:
             print(f"skipped: {tool} is not installed (Debian: apt-get install iproute2)")
             return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing stays behind
     part_hosts()
     try:
         join_hosts(arguments.mbit)
