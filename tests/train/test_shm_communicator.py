@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import lepton_kernels as lk
+from lepton_kernels.shm_communicator import bucket_pass_seconds
 
 DTYPES = ["float32", "bfloat16", "float16", "int8", "int64"]
 SIZES = [0, 1, 63, 1000, 100_001]
@@ -365,3 +366,11 @@ def frees(rank, world):
 @pytest.mark.parametrize("world", [1, 3])
 def test_free(ranks, world):
     assert all(ranks(frees, world))
+
+
+def test_the_bound_of_a_benchmark():
+    assert bucket_pass_seconds(1001, torch.bfloat16, threads=3, rounds=2) > 0
+    with pytest.raises(TypeError, match="must be one of float32, .* got torch.float64"):
+        bucket_pass_seconds(8, torch.float64)
+    with pytest.raises(ValueError, match="must be positive"):
+        bucket_pass_seconds(0, torch.float32)
