@@ -370,7 +370,7 @@ def test_free(ranks, world):
 
 def test_the_bound_of_a_benchmark():
     assert bucket_pass_seconds(1001, torch.bfloat16, threads=3, rounds=2) > 0
-    with pytest.raises(TypeError, match="must be one of float32, .* got torch.float64"):
+    with pytest.raises(TypeError, match=r"must be one of float32, .* got torch\.float64"):
         bucket_pass_seconds(8, torch.float64)
     with pytest.raises(ValueError, match="must be positive"):
         bucket_pass_seconds(0, torch.float32)
