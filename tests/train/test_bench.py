@@ -218,7 +218,7 @@ def test_packaged_shapes():
     ("arguments", "message"),
     [
         (("banana", None, "cpu", []), "unknown family 'banana'"),
-        (("int8_linear", None, "cuda", []), "no benchmark on 'cuda'"),
+        (("int8_linear", None, "tpu", []), "unknown device 'tpu'"),
         (("int8_linear", None, "cpu", ["--isa", "banana"]), "unknown or absent ISA"),
         (("int8_linear", None, "cpu", ["--only", "banana"]), "--only banana: unknown"),
         (("int8_linear", None, "cpu", ["--filter", "banana"]), "no case fits"),
