@@ -288,9 +288,9 @@ class AmxBlocks {
     const int8_t* b = p_.tiles + n0 / kStrip * strip_bytes_;
     const int64_t steps = p_.layout.row_padded / kTileBytes;
     const int64_t blocks = (m1 - m0 + rows_ - 1) / rows_;
-    // Weights to come: with one block in the panel, those a little ahead in the same strips, or in
-    // the next ones if strips are short; else the next panel's, shared out among all steps.
-    const bool ahead = blocks == 1 && strips * strip_bytes_ > 4 * kAheadBytes;
+    // Weights to come: with one block in the panel and long strips, those a little ahead in the same
+    // strips; else the next panel's, shared out among all steps.
+    const bool ahead = blocks == 1 && strip_bytes_ > 2 * kAheadBytes;
     const int8_t* fetched = ahead ? b + kAheadBytes : b + strips * strip_bytes_;
     const int64_t lines = (strips * kStrip + blocks - 1) / blocks;
 
