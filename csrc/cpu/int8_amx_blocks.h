@@ -1,9 +1,9 @@
 // Loops around AMX products of weights with one scale per column. Read inside the AMX target
 // region, behind int8_epilogue.h.
 //
-// A block is `height` x `strips` tiles of sums: 2 x 2, or 1 x 4 where all rows fit one tile. A
-// product of tiles takes as many cycles as its first operand has rows, so rows are shared out
-// evenly: 20 rows make two tiles of 10, not one of 16 and one of 4.
+// A block is `height` x 2 tiles of sums, one high where all rows fit one tile. A product of tiles
+// takes as many cycles as its first operand has rows, so rows are shared out evenly: 20 rows make
+// two tiles of 10, not one of 16 and one of 4.
 //
 // Every block runs over the whole of k at once: its sums are stored once and never loaded again.
 // What the vector units have to do meanwhile is spread over the steps of k, so that the matrix unit
@@ -25,16 +25,16 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64, "ldtilecfg reads 64 bytes");
 
-// Other libraries overwrite the configuration, so each call sets it, and gives it back. Tiles below
-// `first_weight` (sums and activations) have `rows` rows.
+// Tiles 0-3 hold sums, 4-5 activations, 6-7 weights. Other libraries overwrite the configuration,
+// so each call sets it, and gives it back.
 class TileUse {
  public:
-  TileUse(int rows, int first_weight) {
+  explicit TileUse(int rows) {
     TileConfig config{};
     config.palette = 1;
     for (int t = 0; t < 8; ++t) {
       config.column_bytes[t] = kTileBytes;
-      config.rows[t] = static_cast<uint8_t>(t < first_weight ? rows : kTileRows);
+      config.rows[t] = static_cast<uint8_t>(t < 6 ? rows : kTileRows);
     }
     // gcc's intrinsic claims to read 8 bytes: without this the stores above may be dropped.
     __asm__ volatile("" : : "r"(&config) : "memory");
@@ -90,31 +90,19 @@ void multiply_one_row(const int8_t* a, int64_t a_stride, const int8_t* b, int64_
                       int64_t k, int32_t* c, int64_t c_bytes, const Aside& aside) {
   _tile_zero(0);
   _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
   for (int64_t i = 0; i < k; i += kTileBytes) {
     const int8_t* w = b + i * kStrip;
     _tile_stream_loadd(4, a + i, a_stride);
-    _tile_stream_loadd(5, w, kTileBytes);
-    _tile_dpbssd(0, 4, 5);
+    _tile_stream_loadd(6, w, kTileBytes);
+    _tile_dpbssd(0, 4, 6);
     if (strips > 1) {
-      _tile_stream_loadd(6, w + strip_bytes, kTileBytes);
-      _tile_dpbssd(1, 4, 6);
-    }
-    if (strips > 2) {
-      _tile_stream_loadd(7, w + 2 * strip_bytes, kTileBytes);
-      _tile_dpbssd(2, 4, 7);
-    }
-    if (strips > 3) {
-      _tile_stream_loadd(5, w + 3 * strip_bytes, kTileBytes);
-      _tile_dpbssd(3, 4, 5);
+      _tile_stream_loadd(7, w + strip_bytes, kTileBytes);
+      _tile_dpbssd(1, 4, 7);
     }
     aside();
   }
   _tile_stored(0, c, c_bytes);
   if (strips > 1) _tile_stored(1, c + kStrip, c_bytes);
-  if (strips > 2) _tile_stored(2, c + 2 * kStrip, c_bytes);
-  if (strips > 3) _tile_stored(3, c + 3 * kStrip, c_bytes);
 }
 
 // bf16_bits of 32 values in one line. Few instructions: tile loads take most of the front end.
@@ -221,7 +209,7 @@ struct Int32Epilogue {
   }
 };
 
-template <int height, int strips, class Epilogue>
+template <int height, class Epilogue>
 class AmxBlocks {
  public:
   AmxBlocks(const Int8Linear& p, const Int8Block& block)
@@ -234,7 +222,7 @@ class AmxBlocks {
   }
 
   void run() {
-    const TileUse use(tile_rows_, height == 2 ? 6 : 5);
+    const TileUse use(tile_rows_);
     const int64_t rows = block_.m_end - block_.m_begin;
     const int64_t step = panel_rows(rows);
     for (int64_t m0 = block_.m_begin; m0 < block_.m_end; m0 += step) {
@@ -246,7 +234,8 @@ class AmxBlocks {
   }
 
  private:
-  static constexpr int kColumns = strips * kStrip;
+  static constexpr int kStrips = 2;  // more streams of weights than that are slower
+  static constexpr int kColumns = kStrips * kStrip;
   static constexpr int64_t kPanelBytes = 1024 * 1024;  // activations that stay in the L2
   static constexpr int64_t kNearBytes = 32 * 1024;     // weights that stay in the L1
   static constexpr int64_t kAheadBytes = 8 * 1024;     // of a strip that is used once
@@ -288,11 +277,11 @@ class AmxBlocks {
     const int8_t* b = p_.tiles + n0 / kStrip * strip_bytes_;
     const int64_t steps = p_.layout.row_padded / kTileBytes;
     const int64_t blocks = (m1 - m0 + rows_ - 1) / rows_;
-    // Weights to come: with one block in the panel and long strips, those a little ahead in the same
-    // strips; else the next panel's, shared out among all steps.
+    // Weights to come: with one block in the panel and long strips, those a little ahead in the
+    // same strips; else the next panel's, shared out among all steps.
     const bool ahead = blocks == 1 && strip_bytes_ > 2 * kAheadBytes;
-    const int8_t* fetched = ahead ? b + kAheadBytes : b + strips * strip_bytes_;
-    const int64_t lines = (strips * kStrip + blocks - 1) / blocks;
+    const int8_t* fetched = ahead ? b + kAheadBytes : b + kStrips * strip_bytes_;
+    const int64_t lines = (kColumns + blocks - 1) / blocks;
 
     for (int64_t m = m0; m < m1; m += rows_) {
       const int rows = static_cast<int>(m1 - m < rows_ ? m1 - m : rows_);
@@ -307,7 +296,7 @@ class AmxBlocks {
         if (count > 0 && !past_cache_) prefetch_output(p_, m + prefetched, count, n0, columns);
         prefetched += count;
         if (ahead) {
-          for (int s = 0; s < strips; ++s) prefetch(fetched + s * strip_bytes_, kStrip);
+          for (int s = 0; s < kStrips; ++s) prefetch(fetched + s * strip_bytes_, kStrip);
           fetched += kStrip * kTileBytes;
         } else {
           prefetch(fetched, lines);
@@ -343,15 +332,10 @@ class AmxBlocks {
                                     aside);
       }
     } else {
-      switch (count) {
-        case 1:
-          return multiply_one_row<1>(a, p_.a_stride, b, strip_bytes_, k, sums_, c_bytes, aside);
-        case 2:
-          return multiply_one_row<2>(a, p_.a_stride, b, strip_bytes_, k, sums_, c_bytes, aside);
-        case 3:
-          return multiply_one_row<3>(a, p_.a_stride, b, strip_bytes_, k, sums_, c_bytes, aside);
-        default:
-          return multiply_one_row<4>(a, p_.a_stride, b, strip_bytes_, k, sums_, c_bytes, aside);
+      if (count == 1) {
+        multiply_one_row<1>(a, p_.a_stride, b, strip_bytes_, k, sums_, c_bytes, aside);
+      } else {
+        multiply_one_row<2>(a, p_.a_stride, b, strip_bytes_, k, sums_, c_bytes, aside);
       }
     }
   }
@@ -383,9 +367,9 @@ class AmxBlocks {
 template <class Epilogue>
 void amx_linear(const Int8Linear& p, const Int8Block& block) {
   if (block.m_end - block.m_begin <= kTileRows) {
-    AmxBlocks<1, 4, Epilogue>(p, block).run();
+    AmxBlocks<1, Epilogue>(p, block).run();
   } else {
-    AmxBlocks<2, 2, Epilogue>(p, block).run();
+    AmxBlocks<2, Epilogue>(p, block).run();
   }
 }
 

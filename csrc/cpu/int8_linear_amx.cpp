@@ -32,8 +32,7 @@ LEPTON_TARGET_BEGIN_AMX
 namespace lepton {
 namespace {
 
-// Weights with a scale per group: sums end with every group. Tiles 0-3 hold sums, 4-5 activations,
-// 6-7 weights.
+// Weights with a scale per group: sums end with every group.
 class AmxTile {
  public:
   using operand = int8_t;
@@ -42,7 +41,7 @@ class AmxTile {
   static constexpr int32_t zero_shift = 0;
   static constexpr int64_t block_bytes = 1024 * 1024;
 
-  explicit AmxTile(int64_t rows) : tile_rows_(even_rows(rows)), use_(tile_rows_, 6) {}
+  explicit AmxTile(int64_t rows) : tile_rows_(even_rows(rows)), use_(tile_rows_) {}
 
   int rows() const { return 2 * tile_rows_; }
 
