@@ -123,6 +123,13 @@ inline __m512i bf16_line(__m512 y0, __m512 y1) {
   return _mm512_permutex2var_epi16(even0, high_halves, even1);
 }
 
+// load_float for a whole vector, small enough to be inlined.
+inline F32 load_vector(const char* from, DType dtype) {
+  if (dtype == DType::f32) return f32_load(reinterpret_cast<const float*>(from));
+  const auto* halves = reinterpret_cast<const uint16_t*>(from);
+  return dtype == DType::bf16 ? f32_load_bf16(halves) : f32_load_fp16(halves);
+}
+
 // finish_sums for whole lines of outputs: what belongs to a column stays in registers. Where
 // `past_cache`, lines are aligned, are not read before they are written, and leave the cache to
 // operands.
@@ -159,8 +166,8 @@ void finish_lines(const Int8Linear& p, int64_t m0, int rows, int64_t n0, const i
       y0 = activate<activation>(y0);
       y1 = activate<activation>(y1);
       if (residual) {
-        y0 = f32_add(y0, load_float(residual, residual_dtype, 0, width));
-        y1 = f32_add(y1, load_float(residual, residual_dtype, width, width));
+        y0 = f32_add(y0, load_vector(residual, residual_dtype));
+        y1 = f32_add(y1, load_vector(residual + width * residual_bytes, residual_dtype));
         residual += residual_step;
       }
       if (out == DType::f32) {
@@ -241,7 +248,7 @@ class AmxBlocks {
   static constexpr int64_t kAheadBytes = 8 * 1024;     // of a strip that is used once
 
   static constexpr int kLeastShare = 4;  // rows at a time: each time what columns share is loaded
-  static constexpr int64_t kPastCacheBytes = 4 * 1024 * 1024;
+  static constexpr int64_t kPastCacheBytes = 1024 * 1024;
 
   // Rows whose sums are stored and wait for the epilogue.
   struct Pending {
@@ -251,11 +258,12 @@ class AmxBlocks {
     const float* scale;
   };
 
-  // Outputs that outgrow the L2, in whole lines.
+  // Outputs that would take half the L2 from the operands, in whole lines.
   bool goes_past_cache() const {
     const int64_t size = bytes_of(p_.out_dtype), row = p_.out_stride * size;
     const auto first = reinterpret_cast<uintptr_t>(p_.out) + block_.n_begin * size;
-    return p_.m * row > kPastCacheBytes && (first | static_cast<uintptr_t>(row)) % 64 == 0;
+    const int64_t bytes = (block_.m_end - block_.m_begin) * (block_.n_end - block_.n_begin) * size;
+    return bytes > kPastCacheBytes && (first | static_cast<uintptr_t>(row)) % 64 == 0;
   }
 
   int64_t panel_rows(int64_t rows) const {
