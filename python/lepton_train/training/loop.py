@@ -40,6 +40,7 @@ def fit(
     epochs: int = 1,
     batch_size: int = 32,
     shuffle: bool = True,
+    group_by_length: bool = False,
     collate: Callable[[list[Any]], Any] | None = None,
     augment: Callable[[Any], Any] | None = None,
     precision: str = "fp32",
@@ -91,6 +92,8 @@ def fit(
         epochs (int): in all, those before a resume included. Default: 1.
         batch_size (int): Default: 32.
         shuffle (bool): training data in another order each epoch. Default: True.
+        group_by_length (bool): batches of texts of about one length, in random order, which saves
+            the work on padding; needs tokens with `attention_mask`. Default: False.
         collate (callable, optional): batch from a list of items. Default: None (torch's).
         augment (callable, optional): `augment(inputs)` of each training batch. Default: None.
         precision (str): "fp32"; "bf16" or "fp16" by torch.autocast, fp16 with a scaled loss.
@@ -147,6 +150,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         shuffle=shuffle,
+        group_by_length=group_by_length,
         collate=collate,
         augment=augment,
         precision=precision,

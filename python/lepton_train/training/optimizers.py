@@ -1,4 +1,4 @@
-"""Optimisers by name: torch's own, in their fused form where torch has one."""
+"""Optimisers by name: torch's fused ones, and ours where torch has none for the CPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from lepton_train.training import blocked_optimizers
 
 _CLASSES: dict[str, tuple[type[torch.optim.Optimizer], float, dict[str, Any]]] = {
     "adamw": (torch.optim.AdamW, 1e-3, {}),
@@ -17,6 +19,12 @@ _CLASSES: dict[str, tuple[type[torch.optim.Optimizer], float, dict[str, Any]]] =
 }
 NAMES = tuple(_CLASSES)
 _FUSED = frozenset({"adamw", "adam", "sgd"})
+_BLOCKED: dict[str, type[torch.optim.Optimizer]] = {
+    "adadelta": blocked_optimizers.Adadelta,
+    "rmsprop": blocked_optimizers.RMSprop,
+}
+# Arguments that choose another way through torch's own class.
+_WAYS = frozenset({"foreach", "capturable", "differentiable"})
 Factory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -56,6 +64,8 @@ def make_optimizer(
         chosen = {"lr": usual if lr is None else lr, **defaults, **(options or {})}
         if optimizer in _FUSED and "foreach" not in chosen:
             chosen.setdefault("fused", all(_fuses(parameter) for parameter in parameters))
+        if optimizer in _BLOCKED and not _WAYS & set(chosen) and all(map(_blocks, parameters)):
+            kind = _BLOCKED[optimizer]
         try:
             return kind(parameters, **chosen)
         except TypeError as error:
@@ -73,6 +83,10 @@ def make_optimizer(
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"{op}: optimizer(parameters) must give a torch optimizer")
     return made
+
+
+def _blocks(parameter: nn.Parameter) -> bool:
+    return parameter.dtype == torch.float32 and parameter.device.type == "cpu"
 
 
 def _fuses(parameter: nn.Parameter) -> bool:
