@@ -116,3 +116,17 @@ def test_fit_takes_them_by_name_and_torch_where_they_do_not_fit():
     assert made("rmsprop", foreach=True) is torch.optim.RMSprop
     assert made("adadelta", torch.float64) is torch.optim.Adadelta
     assert "rmsprop" in lt.fit.__doc__
+
+
+def test_a_class_of_torch_takes_lr_and_options():
+    x, y = torch.randn(20, 3), torch.arange(20) % 2
+    models = [nn.Linear(3, 2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    kinds = (torch.optim.SGD, lambda p: torch.optim.SGD(p, lr=0.5, momentum=0.8))
+    given = ({"lr": 0.5, "optimizer_options": {"momentum": 0.8}}, {})
+    for model, kind, options in zip(models, kinds, given, strict=True):
+        lt.fit(model, (x, y), optimizer=kind, progress=False, **options)
+    assert torch.equal(models[0].weight, models[1].weight)
+    with pytest.raises(TypeError, match="optimizer_options"):
+        lt.fit(models[0], (x, y), optimizer=torch.optim.SGD, optimizer_options={"mom": 1})
+    lt.fit(models[0], (x, y), optimizer="AdamW", progress=False)

@@ -77,7 +77,8 @@ def fit(
         training_step (callable, optional): `training_step(model, batch)` -> mean loss, in place of
             model and loss in training, for batches of any kind. Default: None.
         optimizer (str, Optimizer or callable): "adamw", "adam", "adadelta", "rmsprop", "sgd" (with
-            momentum 0.9), a torch optimiser, or a function of the parameters. Default: "adamw".
+            momentum 0.9), a class of torch's, a torch optimiser, or a function of the parameters.
+            Default: "adamw".
         lr (float, optional): highest learning rate. Default: None (1e-3; adadelta 1, sgd 1e-2).
         optimizer_options (mapping, optional): further arguments of torch's class.
         schedule (str): "constant", "linear", "cosine" or "plateau". Default: "constant".

@@ -40,7 +40,8 @@ def make_optimizer(
     Args:
         op (str): the caller's name, for messages.
         optimizer (str, Optimizer or callable): "adamw", "adam", "adadelta", "rmsprop" or "sgd"
-            (with momentum 0.9); an optimiser; or a function of the parameters that makes one.
+            (with momentum 0.9), in any case; a class of torch's or with its arguments; an
+            optimiser; or a function of the parameters that makes one.
         parameters (list of Parameter): those that train.
         lr (float, optional): Default: None (1e-3; adadelta 1, sgd 1e-2).
         options (mapping, optional): further arguments of torch's class, such as weight_decay.
@@ -54,7 +55,14 @@ def make_optimizer(
         raise ValueError(f"{op}: no parameter of the model requires a gradient")
     if lr is not None and not lr > 0:
         raise ValueError(f"{op}: lr must be positive, got {lr}")
+    if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
+        given = {} if lr is None else {"lr": lr}
+        try:
+            return optimizer(parameters, **given, **(options or {}))
+        except TypeError as error:
+            raise TypeError(f"{op}: optimizer_options: {error}") from None
     if isinstance(optimizer, str):
+        optimizer = optimizer.lower()
         if optimizer not in _CLASSES:
             raise ValueError(
                 f"{op}: optimizer must be one of {', '.join(NAMES)}, or a torch optimizer; "
@@ -71,7 +79,9 @@ def make_optimizer(
         except TypeError as error:
             raise TypeError(f"{op}: optimizer_options: {error}") from None
     if lr is not None or options:
-        raise ValueError(f"{op}: lr and optimizer_options go with an optimizer given by name")
+        raise ValueError(
+            f"{op}: lr and optimizer_options go with an optimizer given by name or as a class"
+        )
     if isinstance(optimizer, torch.optim.Optimizer):
         return optimizer
     if not callable(optimizer):
