@@ -97,8 +97,8 @@ def fit(
             the work on padding; needs tokens with `attention_mask`. Default: False.
         collate (callable, optional): batch from a list of items. Default: None (torch's).
         augment (callable, optional): `augment(inputs)` of each training batch. Default: None.
-        precision (str): "fp32"; "bf16" or "fp16" by torch.autocast, fp16 with a scaled loss.
-            Default: "fp32".
+        precision (str): "fp32"; "bf16" or "fp16" by torch.autocast, in validation too, fp16
+            with a scaled loss. Default: "fp32".
         accumulate (int): batches in one optimiser step, weighted by their examples. Default: 1.
         clip_norm (float, optional): largest 2-norm of all gradients. Default: None.
         early_stopping (int or EarlyStopping, optional): patience in epochs. Default: None.

@@ -223,12 +223,16 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def _autocast(self) -> torch.autocast:
+        s = self.settings
+        return torch.autocast(
+            self.here.device.type, dtype=PRECISIONS[s.precision], enabled=s.precision != "fp32"
+        )
+
     def _loss_of(self, batch: Any) -> torch.Tensor:
         s = self.settings
         device = self.here.device
-        with torch.autocast(
-            device.type, dtype=PRECISIONS[s.precision], enabled=s.precision != "fp32"
-        ):
+        with self._autocast():
             if s.training_step is not None:
                 loss = s.training_step(self._parallel, to_device(batch, device))
             else:
@@ -277,9 +281,10 @@ class Run:
         begin = time.perf_counter()
         if self.validation is not None:
             op = f"{_OP}: val_data"
-            predictions, labels, loss = predict(
-                op, self.model, self.validation, self.here, self._loss
-            )
+            with self._autocast():
+                predictions, labels, loss = predict(
+                    op, self.model, self.validation, self.here, self._loss
+                )
             row["val_loss"] = loss
             if not self.metrics:
                 self.metrics = as_metrics((), labels)
