@@ -163,8 +163,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{examples['test']} test texts. The teacher saw only the labelled ones. Students "
             "start from 3 of its layers and train for the same number of steps: `none` on the "
             "labelled texts, the others on all texts with the teacher's answers. Trained in "
-            f"{arguments.precision} with the word embeddings frozen, scored in fp32. {len(runs)} seed(s): mean, in brackets least "
-            "and greatest.",
+            f"{arguments.precision} with the word embeddings frozen, scored in fp32. {len(runs)} "
+            "seed(s): mean, in brackets least and greatest.",
             "\n".join(f"* {line}" for line in found),
         ],
         picture=picture.name,
