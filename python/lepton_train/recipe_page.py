@@ -14,6 +14,9 @@ import torch
 import lepton_kernels as lk
 from lepton_train.files import write_whole
 
+# Where the name that a CPU gives itself says little.
+_GENERATIONS = {(6, 143): "Sapphire Rapids", (6, 173): "Granite Rapids", (6, 207): "Emerald Rapids"}
+
 Table = tuple[Sequence[str], Iterable[Sequence[str]]]
 
 
@@ -87,11 +90,24 @@ def _git(folder: Path, *arguments: str) -> str:
 def machine_line(file: str | os.PathLike[str]) -> str:
     """Machine, threads and versions in one sentence."""
     info = lk.info()
+    known = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "amx_int8": "AMX"}
+    has = ", ".join(name for feature, name in known.items() if feature in info["cpu_features"])
+    kind = _GENERATIONS.get(_family_and_model())
     return (
-        f"{info['cpu']}, {os.cpu_count()} CPUs, kernels for {info['isa']}, "
-        f"{torch.get_num_threads()} thread(s), torch {torch.__version__}, Python "
+        f"{os.cpu_count()} cores of {info['cpu']} ({f'{kind}: ' * bool(kind)}{has}), kernels for "
+        f"{info['isa']}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, Python "
         f"{platform.python_version()}, lepton-kernels {version_of(file)}."
     )
+
+
+def _family_and_model() -> tuple[int, int]:
+    """Of the first CPU by Linux; zeros elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        found = dict(map(str.strip, line.split(":", 1)) for line in lines[:12] if ":" in line)
+        return int(found["cpu family"]), int(found["model"])
+    except (OSError, KeyError, ValueError):
+        return 0, 0
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
