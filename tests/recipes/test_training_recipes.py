@@ -36,7 +36,8 @@ def test_digits_cnn(tmp_path):
     assert report["after"]["size_mb"] < 0.35 * report["before"]["size_mb"]
     for picture in ("before_after.png", "confusion.png"):
         assert (tmp_path / "seed0" / picture).read_bytes().startswith(b"\x89PNG")
-    assert "before: accuracy" in text
+    assert "1 seed(s)" in text
+    assert "| pack |" in (tmp_path / "page.md").read_text()
 
 
 @pytest.mark.slow
@@ -54,7 +55,8 @@ def test_distill_minilm(tmp_path):
     # The embedding of 30,522 words is not halved.
     assert report["rows"][1]["size_mb"] < 0.8 * report["rows"][0]["size_mb"]
     assert (tmp_path / "seed0" / "before_after.png").read_bytes().startswith(b"\x89PNG")
-    assert "student, both: accuracy" in text
+    assert "over no teacher" in text
+    assert "| student, both |" in (tmp_path / "page.md").read_text()
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
