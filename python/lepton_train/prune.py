@@ -198,12 +198,17 @@ def prune_(
     else:
         now = sparsity
     scores = scores_of(criterion, model, layers, data, loss)
-    structured = pattern in ("2:4", "n:m") and now >= sparsity
+    grouped = pattern in ("2:4", "n:m")
+    structured = grouped and now >= sparsity
     for name, layer in layers.items():
         carried = mask_of(layer)
         if carried is not None:
             # Below every other score: what is gone stays gone.
             scores[name] = scores[name].masked_fill(~carried.mask, -math.inf)
+        if grouped and not structured:
+            # On the way to n:m a group must not lose more than m - n weights.
+            best = n_of_m_mask(scores[name], n, m)
+            scores[name] = scores[name].masked_fill(best, math.inf)
     if structured:
         masks = {name: n_of_m_mask(score, n, m) for name, score in scores.items()}
     elif pattern == "block":

@@ -1,4 +1,4 @@
-"""Benchmark of sparse_linear: pruned weights beside the same weights, dense and in torch's CSR."""
+"""Benchmark of sparse_linear: pruned weights beside the same ones dense, in CSR, in DeepSparse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 import lepton_kernels as lk
+from lepton_train.bench import deepsparse_peer, machine, shapes
 from lepton_train.bench import int8_linear as dense
 from lepton_train.bench import int8_linear_torch as here
-from lepton_train.bench import machine, shapes
 from lepton_train.bench.measure import Case, Missing, Prepared, measure
 from lepton_train.bench.options import Options
 from lepton_train.bench.problem import Built, Layer, Problem
@@ -86,7 +86,7 @@ def _csr_parts(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _deepsparse(problem: Problem, weights: Weights) -> Built:
-    raise Missing("deepsparse 1.8 needs an environment of its own: it pins numpy below 2")
+    return deepsparse_peer.deepsparse(problem)
 
 
 def _only(values: str, build: Callable[[Problem], Built]) -> Callable[[Problem, Weights], Built]:
