@@ -27,6 +27,28 @@ _NAMES = {
 }
 
 
+NOTES = """\
+## On your machine
+
+`lepton predict OUTxIN ... --rows M --dtype int8` (or `lt.predict_sparsity`) measures random layers
+before any training and says from how many zeros on a layer is faster sparse. `lt.pack_` measures
+every pruned layer of a model, dense and sparse, with cold weights and your number of rows, and swaps
+only what was faster. Both keep their times in `lepton/pack.json` in the user's cache folder
+(`LEPTON_PACK_CACHE`: another file, or empty for none), by CPU, instruction set, threads and versions;
+a damaged file is measured anew.
+
+## What limits what
+
+* int8 bitmask, few rows: moving a mask into a mask register and spreading 64 bytes by it occupy one
+  port for three cycles in 64 weights. From about 80 % of zeros on that is slower than the memory, so
+  that further zeros gain little.
+* int8 blocks on AMX: the lines of activations that a strip of 16 outputs keeps are copied together
+  for each product. Strips that keep the same inputs (prune 32 or 64 outputs alike) share the copies.
+* fp32 bitmask, many rows: weights are listed row by row, zeros cost nothing, but half of the weights
+  must be zero before that is tried.
+"""
+
+
 def times(rows: Iterable[Row], values: str, impl: str) -> dict[Key, dict[int, float]]:
     """Microseconds by case and M of one implementation, where its result matched."""
     found: dict[Key, dict[int, float]] = {}
@@ -126,7 +148,7 @@ def page(rows: list[Row], command: str, machine: str) -> str:
     for values in _PEERS:
         if times(rows, values, "lepton"):
             lines += time_table(rows, values)
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, NOTES]).rstrip() + "\n"
 
 
 def main() -> None:
