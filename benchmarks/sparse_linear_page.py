@@ -32,20 +32,20 @@ NOTES = """\
 
 `lepton predict OUTxIN ... --rows M --dtype int8` (or `lt.predict_sparsity`) measures random layers
 before any training and says from how many zeros on a layer is faster sparse. `lt.pack_` measures
-every pruned layer of a model, dense and sparse, with cold weights and your number of rows, and swaps
-only what was faster. Both keep their times in `lepton/pack.json` in the user's cache folder
-(`LEPTON_PACK_CACHE`: another file, or empty for none), by CPU, instruction set, threads and versions;
-a damaged file is measured anew.
+every pruned layer of a model, dense and sparse, with cold weights and your number of rows, and
+swaps only what was faster. Both keep their times in `lepton/pack.json` in the user's cache folder
+(`LEPTON_PACK_CACHE`: another file, or empty for none), by CPU, instruction set, threads and
+versions; a damaged file is measured anew.
 
 ## What limits what
 
-* int8 bitmask, few rows: moving a mask into a mask register and spreading 64 bytes by it occupy one
-  port for three cycles in 64 weights. From about 80 % of zeros on that is slower than the memory, so
-  that further zeros gain little.
+* int8 bitmask, few rows: moving a mask into a mask register and spreading 64 bytes by it occupy
+  one port for three cycles in 64 weights. From about 80 % of zeros on that is slower than the
+  memory, so that further zeros gain little.
 * int8 blocks on AMX: the lines of activations that a strip of 16 outputs keeps are copied together
-  for each product. Strips that keep the same inputs (prune 32 or 64 outputs alike) share the copies.
-* fp32 bitmask, many rows: weights are listed row by row, zeros cost nothing, but half of the weights
-  must be zero before that is tried.
+  for each product. Strips that keep the same inputs share the copies: `prune_` with `outputs=64`.
+* fp32 bitmask, many rows: weights are listed row by row and zeros cost nothing; tried where at
+  least half of the weights are zero.
 """
 
 
@@ -56,7 +56,9 @@ def times(rows: Iterable[Row], values: str, impl: str) -> dict[Key, dict[int, fl
         shape = row.shape
         if row.impl != impl or shape["values"] != values or row.median_us is None:
             continue
-        key = (shape["layout"], round(100 * shape["sparsity"]), shape["K"], shape["N"])
+        outputs = shape["block_outputs"]
+        wide = f" {outputs} x 4" if shape["layout"] == "block" else ""
+        key = (shape["layout"] + wide, round(100 * shape["sparsity"]), shape["K"], shape["N"])
         found.setdefault(key, {})[shape["M"]] = row.median_us
     return found
 
@@ -133,8 +135,8 @@ def page(rows: list[Row], command: str, machine: str) -> str:
         "",
         "fp32 in and out; with int8 values the input is quantised in the call. Weights are colder",
         "than the L2 but fit the L3. Medians of interleaved calls on a shared machine: a ratio",
-        "may be off by a tenth. `bitmask` has its zeros anywhere, `n:m` is 2:4, a `block` is 16",
-        "outputs x 4 inputs. Written by `benchmarks/sparse_linear_page.py`.",
+        "may be off by a tenth. `bitmask` has its zeros anywhere, `n:m` is 2:4, a `block` is so",
+        "many outputs x 4 inputs. Written by `benchmarks/sparse_linear_page.py`.",
         "",
         checks(rows),
         "",

@@ -132,6 +132,18 @@ def test_schedule_ends_in_the_pattern(kind):
     assert (kept == 2).all()
 
 
+@pytest.mark.parametrize("outputs", [16, 64])
+def test_blocks_of_outputs(outputs):
+    model = nn.Sequential(nn.Linear(40, 130))
+    lt.prune_(model, 0.5, pattern="block", outputs=outputs)
+    kept = model[0].weight != 0
+    for first in range(0, 130, outputs):
+        assert (kept[first : first + outputs] == kept[first]).all()
+    assert not torch.equal(kept[0], kept[128])
+    with pytest.raises(ValueError, match="prune_: outputs must be 16, 32 or 64, got 8"):
+        lt.prune_(model, 0.5, pattern="block", outputs=8)
+
+
 def test_masks_survive_training_copies_and_state_dicts():
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)
