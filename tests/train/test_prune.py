@@ -134,7 +134,7 @@ def test_schedule_ends_in_the_pattern(kind):
 
 @pytest.mark.parametrize("outputs", [16, 64])
 def test_blocks_of_outputs(outputs):
-    model = nn.Sequential(nn.Linear(40, 130))
+    model = nn.Sequential(nn.Linear(400, 130))
     lt.prune_(model, 0.5, pattern="block", outputs=outputs)
     kept = model[0].weight != 0
     for first in range(0, 130, outputs):
