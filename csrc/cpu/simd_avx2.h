@@ -82,6 +82,12 @@ inline void i32_store_i8_n(int8_t* p, I32 a, int n) {
   i32_store_i8(lanes, a);
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
 }
+inline void i32_store_i8_x4(int8_t* p, I32 a, I32 b, I32 c, I32 d) {
+  i32_store_i8(p, a);
+  i32_store_i8(p + I32::width, b);
+  i32_store_i8(p + 2 * I32::width, c);
+  i32_store_i8(p + 3 * I32::width, d);
+}
 
 inline int32_t i32_reduce_max(I32 a) {
   const __m128i v4 = _mm_max_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));

@@ -58,6 +58,16 @@ inline void i32_store_i8(int8_t* p, I32 a) {
 inline void i32_store_i8_n(int8_t* p, I32 a, int n) {
   _mm512_mask_cvtsepi32_storeu_epi8(p, first_lanes(n), a.v);
 }
+// Four vectors at once: saturated, one store.
+inline __m512i i32_narrow_x4(I32 a, I32 b, I32 c, I32 d) {
+  const __m512i quads =
+      _mm512_packs_epi16(_mm512_packs_epi32(a.v, b.v), _mm512_packs_epi32(c.v, d.v));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, quads);
+}
+inline void i32_store_i8_x4(int8_t* p, I32 a, I32 b, I32 c, I32 d) {
+  _mm512_storeu_si512(p, i32_narrow_x4(a, b, c, d));
+}
 
 inline int32_t i32_reduce_max(I32 a) {
   const __m256i v8 =

@@ -101,7 +101,8 @@ def before_and_after(
     """Draw score, size and latency after each step of a compression.
 
     Args:
-        steps (sequence of mappings): with `step`, `score`, `size_mb` and `latency_ms`.
+        steps (sequence of mappings): with `step`, `score`, `size_mb` and `latency_ms`; where each
+            is a list of values, one for each seed, bars show the mean and whiskers the range.
         path (str or path): `.png`, `.svg` or `.pdf`.
         metric (str): name of the score. Default: "score".
 
@@ -115,8 +116,13 @@ def before_and_after(
     panels = (("score", metric), ("size_mb", "MB on disk"), ("latency_ms", "ms a batch"))
     names = [f"{place + 1} {step['step']}" for place, step in enumerate(steps)]
     for axis, (key, title) in zip(axes, panels, strict=True):
-        values = [step[key] for step in steps]
-        bars = axis.bar(names, values, color=["#8c8c8c"] + ["#2f6fb3"] * (len(names) - 1))
+        every = [step[key] if isinstance(step[key], list) else [step[key]] for step in steps]
+        values = [sum(each) / len(each) for each in every]
+        low = [value - min(each) for value, each in zip(values, every, strict=True)]
+        high = [max(each) - value for value, each in zip(values, every, strict=True)]
+        whiskers = [low, high] if max(map(len, every), default=1) > 1 else None
+        colours = ["#8c8c8c"] + ["#2f6fb3"] * (len(names) - 1)
+        bars = axis.bar(names, values, color=colours, yerr=whiskers, capsize=3)
         axis.bar_label(bars, fmt="%.3g", fontsize=8)
         axis.set_title(title)
         axis.tick_params(axis="x", rotation=45)
