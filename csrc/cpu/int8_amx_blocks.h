@@ -1,5 +1,5 @@
 // Loops around AMX products of weights with one scale per column. Read inside the AMX target
-// region, behind int8_epilogue.h and amx_tiles.h.
+// region, behind int8_epilogue.h.
 //
 // A block is `height` x 2 tiles of sums, one high where all rows fit one tile. A product of tiles
 // takes as many cycles as its first operand has rows, so rows are shared out evenly: 20 rows make
@@ -13,7 +13,37 @@ namespace {
 
 using lepton::Int8Block;
 
-constexpr int kTileRows = kTileRows16;
+constexpr int kTileRows = 16;
+constexpr int kTileBytes = 64;
+
+struct alignas(64) TileConfig {
+  uint8_t palette;
+  uint8_t start_row;
+  uint8_t reserved[14];
+  uint16_t column_bytes[16];
+  uint8_t rows[16];
+};
+static_assert(sizeof(TileConfig) == 64, "ldtilecfg reads 64 bytes");
+
+// Tiles 0-3 hold sums, 4-5 activations, 6-7 weights. Other libraries overwrite the configuration,
+// so each call sets it, and gives it back.
+class TileUse {
+ public:
+  explicit TileUse(int rows) {
+    TileConfig config{};
+    config.palette = 1;
+    for (int t = 0; t < 8; ++t) {
+      config.column_bytes[t] = kTileBytes;
+      config.rows[t] = static_cast<uint8_t>(t < 6 ? rows : kTileRows);
+    }
+    // gcc's intrinsic claims to read 8 bytes: without this the stores above may be dropped.
+    __asm__ volatile("" : : "r"(&config) : "memory");
+    _tile_loadconfig(&config);
+  }
+  ~TileUse() { _tile_release(); }
+  TileUse(const TileUse&) = delete;
+  TileUse& operator=(const TileUse&) = delete;
+};
 
 // Activations, and weights that do not stay in the L1, are loaded with the streaming hint: they
 // leave the L1 to what is used again.
@@ -199,7 +229,7 @@ class AmxBlocks {
   }
 
   void run() {
-    const TileScope use(tile_rows_);
+    const TileUse use(tile_rows_);
     const int64_t rows = block_.m_end - block_.m_begin;
     const int64_t step = panel_rows(rows);
     for (int64_t m0 = block_.m_begin; m0 < block_.m_end; m0 += step) {

@@ -27,8 +27,6 @@ LEPTON_TARGET_BEGIN_AMX
 
 #include "cpu/int8_weight_only.h"
 
-#include "cpu/amx_tiles.h"
-
 #include "cpu/int8_amx_blocks.h"
 
 namespace lepton {
@@ -119,7 +117,7 @@ class AmxTile {
   }
 
   int tile_rows_;
-  TileScope use_;
+  TileUse use_;
 };
 
 void linear(const Int8Linear& p, const Int8Block& block) {
