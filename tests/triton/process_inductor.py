@@ -33,6 +33,7 @@ A100 = types.SimpleNamespace(
 @contextlib.contextmanager
 def described_gpu():
     from torch._dynamo.device_interface import CudaInterface
+    from torch.utils._triton import has_triton
 
     answers = {
         "get_device_properties": A100, "get_device_capability": (8, 0), "is_available": True,
@@ -47,6 +48,9 @@ def described_gpu():
             stack.enter_context(
                 mock.patch.object(place, "get_device_properties", staticmethod(lambda *a: A100))
             )
+        # Its answer is kept.
+        has_triton.cache_clear()
+        stack.callback(has_triton.cache_clear)
         yield
 
 
