@@ -38,7 +38,7 @@ class Gradients:
         generator = torch.Generator().manual_seed(len(self.sizes))
         drawn = [torch.randn(size, generator=generator) for size in self.sizes]
         self.tensors = [t.to(self.device.device) for t in drawn]
-        self.flat = torch.cat([t.reshape(-1) for t in self.tensors])
+        self.flat = _cat(self.tensors)
 
     def case(self) -> Case:
         """The row keys; bytes are what must be read and written at least."""
@@ -54,24 +54,32 @@ def _same(want: torch.Tensor, out: torch.Tensor, tolerance: float) -> str:
     return "" if error <= tolerance else f"off by {error:.3g}, {tolerance:.3g} allowed"
 
 
+def _flat_of(run: Callable[..., Any]) -> Callable[[list[torch.Tensor]], torch.Tensor]:
+    """lepton aligns the tensors of a bucket; torch's lie next to each other."""
+    return lk.bucket_flatten if run is lk.bucket_unflatten_ else _cat
+
+
+def _cat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
 def _flatten(run: Callable[..., torch.Tensor], problem: Gradients) -> Prepared:
-    return Prepared(
-        [functools.partial(run, problem.tensors)],
-        lambda out: _same(problem.flat, out[: problem.flat.numel()], 0.0),
-    )
+    def check(out: torch.Tensor) -> str:
+        layout = lk.bucket_flatten if run is lk.bucket_flatten else _cat
+        return _same(layout([t.cpu() for t in problem.tensors]), out.cpu(), 0.0)
+
+    return Prepared([functools.partial(run, problem.tensors)], check)
 
 
 def _unflatten(run: Callable[..., Any], problem: Gradients) -> Prepared:
     targets = [torch.full_like(t, torch.nan) for t in problem.tensors]
+    flat = _flat_of(run)(problem.tensors)
 
     def call() -> list[torch.Tensor]:
-        run(targets, problem.flat)
+        run(targets, flat)
         return targets
 
-    def check(out: list[torch.Tensor]) -> str:
-        return _same(problem.flat, torch.cat([t.reshape(-1) for t in out]), 0.0)
-
-    return Prepared([call], check)
+    return Prepared([call], lambda out: _same(problem.flat, _cat(out), 0.0))
 
 
 def _squares(run: Callable[..., torch.Tensor], problem: Gradients) -> Prepared:
@@ -130,7 +138,7 @@ _LEPTON = {
     "quantize": functools.partial(lk.bucket_quantize, block=_BLOCK),
 }
 _TORCH: dict[str, Callable[..., Any]] = {
-    "flatten": lambda tensors: torch.cat([t.reshape(-1) for t in tensors]),
+    "flatten": _cat,
     "unflatten": lambda to, flat: torch._foreach_copy_(to, _views(flat, to)),
     "squares": lambda tensors: torch.stack(torch._foreach_norm(tensors)).square(),
     "unscale": torch._amp_foreach_non_finite_check_and_unscale_,
