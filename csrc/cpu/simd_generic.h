@@ -138,6 +138,14 @@ inline void f32_store_bf16(uint16_t* p, F32 a) {
 inline void f32_store_bf16_n(uint16_t* p, F32 a, int n) {
   if (n > 0) f32_store_bf16(p, a);
 }
+inline void f32_load_bf16_pair(const uint16_t* p, F32& even, F32& odd) {
+  even = f32_load_bf16(p);
+  odd = f32_load_bf16(p + F32::width);
+}
+inline void f32_store_bf16_pair(uint16_t* p, F32 even, F32 odd) {
+  f32_store_bf16(p, even);
+  f32_store_bf16(p + F32::width, odd);
+}
 
 // IEEE half precision, denormals included: to nearest, ties to even; NaN stays NaN
 // (quiet, upper payload bits kept).
