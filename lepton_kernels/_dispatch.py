@@ -43,6 +43,8 @@ class _Contract:
 
 _CONTRACTS: dict[str, _Contract] = {}
 _CUDA_LIMITS: dict[str, Callable[..., str]] = {}
+# Qualified names of the ops that torch.compile sees through.
+_VISIBLE: set[str] = set()
 
 
 def define_op(
@@ -105,11 +107,14 @@ def register_triton(name: str, launcher: Callable[..., Any], *, traced: bool = T
     if contract.backward is not None:
         op.register_autograd(contract.backward, setup_context=contract.setup_context)
     triton_overload = getattr(getattr(torch.ops, TRITON_NAMESPACE), name).default
+    if traced:
+        _VISIBLE.add(f"{TRITON_NAMESPACE}::{name}")
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
         return  # the compiled CUDA library
     _LIBRARIES[NAMESPACE].impl(name, triton_overload, "CUDA")
     if traced:
         _trace_through(f"{NAMESPACE}::{name}", triton_overload)
+        _VISIBLE.add(f"{NAMESPACE}::{name}")
 
 
 def _trace_through(qualified: str, triton_overload: Any) -> None:
@@ -165,6 +170,12 @@ def serve_cuda_by_reference(reason: str) -> None:
     for name in _CONTRACTS:
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
             _LIBRARIES[NAMESPACE].impl(name, served(name), "CUDA")
+
+
+def forward_cpu(name: str, target: str) -> None:
+    """Serve CPU tensors of the op `name` by the op `target`, which takes one argument less."""
+    overload = getattr(getattr(torch.ops, NAMESPACE), target).default
+    _LIBRARIES[NAMESPACE].impl(name, lambda *arguments: overload(*arguments[:-1]), "CPU")
 
 
 def has_triton(name: str) -> bool:
@@ -241,7 +252,13 @@ class OpCaller:
             for namespace in (NAMESPACE, REFERENCE_NAMESPACE)
         }
         self._current = self._overloads[NAMESPACE]
+        self._namespace = NAMESPACE
         _CALLERS.append(self)
+
+    @property
+    def visible(self) -> bool:
+        """Whether torch.compile sees kernels in the op in force, where its tensors are on CUDA."""
+        return f"{self._namespace}::{self._name}" in _VISIBLE
 
     @property
     def current(self) -> Any:
@@ -256,6 +273,7 @@ class OpCaller:
                 getattr(ops, self._name).default if has_triton(self._name) else _absent(self._name)
             )
         self._current = self._overloads[namespace]
+        self._namespace = namespace
 
     def __call__(self, tensors: Sequence[torch.Tensor | None], *rest: Any) -> Any:
         """Call the op with `tensors` (those that may require gradients) followed by `rest`."""

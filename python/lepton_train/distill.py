@@ -21,6 +21,8 @@ from lepton_train.training.outputs import Loss, call, check_range, choose_loss
 
 LABELS = ("soft", "hard", "both")
 SOFT_LOSSES = ("kl", "mse", "cosine")
+# The label of an example that has none: the class that torch's cross entropy ignores.
+UNLABELLED = -100
 _OP = "Distiller"
 
 
@@ -31,7 +33,7 @@ class Distiller(nn.Module):
     "hard" have one of the first two alone. Soft: temperature**2 times the Kullback-Leibler
     divergence of the softened distributions (or a distance of outputs that are no logits). Hard:
     the usual loss against labels; with labels "hard" the teacher's own decisions, with "both" those
-    of the data where they have any.
+    of the data where they have any (-100 says that an example has none).
 
     Args:
         teacher (nn.Module): not changed; runs in evaluation mode without gradients.
@@ -173,7 +175,10 @@ class Distiller(nn.Module):
             loss = loss + share * self._soft(output.float(), target.float())
         if self.labels != "soft":
             share = 1.0 if self.labels == "hard" else 1.0 - self.alpha
-            truth = target.argmax(-1) if truth is None else truth
+            if truth is None:
+                truth = target.argmax(-1)
+            elif not truth.is_floating_point() and bool((truth == UNLABELLED).any()):
+                truth = torch.where(truth == UNLABELLED, target.argmax(-1), truth)
             check_range(_OP, output, truth)
             loss = loss + share * self._hard(output, truth)
         for (theirs, ours), _ in self._pairs():

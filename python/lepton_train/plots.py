@@ -101,7 +101,8 @@ def before_and_after(
     """Draw score, size and latency after each step of a compression.
 
     Args:
-        steps (sequence of mappings): with `step`, `score`, `size_mb` and `latency_ms`.
+        steps (sequence of mappings): with `step`, `score`, `size_mb` and `latency_ms`; where each
+            is a list of values, one for each seed, bars show the mean and whiskers the range.
         path (str or path): `.png`, `.svg` or `.pdf`.
         metric (str): name of the score. Default: "score".
 
@@ -115,12 +116,59 @@ def before_and_after(
     panels = (("score", metric), ("size_mb", "MB on disk"), ("latency_ms", "ms a batch"))
     names = [f"{place + 1} {step['step']}" for place, step in enumerate(steps)]
     for axis, (key, title) in zip(axes, panels, strict=True):
-        values = [step[key] for step in steps]
-        bars = axis.bar(names, values, color=["#8c8c8c"] + ["#2f6fb3"] * (len(names) - 1))
+        every = [step[key] if isinstance(step[key], list) else [step[key]] for step in steps]
+        values = [sum(each) / len(each) for each in every]
+        low = [value - min(each) for value, each in zip(values, every, strict=True)]
+        high = [max(each) - value for value, each in zip(values, every, strict=True)]
+        whiskers = [low, high] if max(map(len, every), default=1) > 1 else None
+        colours = ["#8c8c8c"] + ["#2f6fb3"] * (len(names) - 1)
+        bars = axis.bar(names, values, color=colours, yerr=whiskers, capsize=3)
         axis.bar_label(bars, fmt="%.3g", fontsize=8)
         axis.set_title(title)
         axis.tick_params(axis="x", rotation=45)
         if key == "score" and values and min(values) > 0:
             spread = max(max(values) - min(values), 0.01)
             axis.set_ylim(max(0.0, min(values) - 2 * spread), max(values) + spread)
+    return _write(figure, path)
+
+
+def training_time(runs: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Draw losses over steps, and a step's time as computation, communication and waiting.
+
+    Args:
+        runs (sequence of mappings): of each training `processes`, `seed`, `losses` (a step each)
+            and `milliseconds` (of a step, by part).
+        path (str or path): `.png`, `.svg` or `.pdf`.
+
+    Returns:
+        Path: the file.
+
+    Raises:
+        ValueError: there is no run.
+        MissingPackageError: matplotlib is not installed.
+    """
+    if not runs:
+        raise ValueError("training_time: runs must hold at least one training, got none")
+    figure, (left, right) = _figure(9.0, 3.4, 2)
+    for run in runs:
+        losses = list(run["losses"])
+        width = max(len(losses) // 50, 1)  # means of neighbours: single batches scatter
+        means = [
+            sum(losses[i : i + width]) / width for i in range(0, len(losses) - width + 1, width)
+        ]
+        label = f"{run['processes']} process(es), seed {run['seed']}"
+        left.plot([width * (i + 0.5) for i in range(len(means))], means, label=label, lw=1.2)
+    left.set_xlabel("step")
+    left.set_ylabel("loss")
+    left.legend(frameon=False, fontsize=8)
+    left.grid(alpha=0.3)
+    names = [f"{run['processes']}\nseed {run['seed']}" for run in runs]
+    bottom = [0.0] * len(runs)
+    for part in runs[0]["milliseconds"]:
+        heights = [run["milliseconds"][part] for run in runs]
+        right.bar(names, heights, bottom=bottom, label=part, width=0.6)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    right.set_xlabel("processes")
+    right.set_ylabel("ms a step, median")
+    right.legend(frameon=False, fontsize=8)
     return _write(figure, path)

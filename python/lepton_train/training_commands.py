@@ -88,7 +88,10 @@ def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]
         "--recipe", required=True, metavar="FILE", help="YAML: see docs/training.md"
     )
     parser.add_argument("--weights", metavar="FILE", help="checkpoint to begin with")
-    parser.add_argument("--seed", type=int, metavar="N", help="in place of the recipe's")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", metavar="N",
+        help="in place of the recipe's; several: one run for each, and their spread",
+    )  # fmt: skip
     parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
     parser.add_argument("--rounds", type=_count, default=15, metavar="N", help="timed calls (15)")
     parser.add_argument("--out", metavar="DIR", help="report, plot, weights and bundle")
@@ -198,24 +201,40 @@ def _compress(arguments: argparse.Namespace) -> int:
     require("yaml", "lepton compress", "pyyaml")
     if arguments.out:
         require("matplotlib", "lepton compress --out")
+    from lepton_train.files import write_json
+
+    seeds = arguments.seed or [None]
+    reports = []
+    for seed in seeds:
+        out = Path(arguments.out) if arguments.out else None
+        if out is not None and len(seeds) > 1:
+            out = out / f"seed{seed}"
+        reports.append(_compress_once(arguments, seed, out))
+    values: Any = [report.to_dict() for report in reports]
+    if arguments.json:
+        print(f"wrote {write_json(arguments.json, values if len(seeds) > 1 else values[0])}")
+    if arguments.out:
+        print(f"wrote {_write_page(arguments, reports)}")
+    return 0
+
+
+def _compress_once(arguments: argparse.Namespace, seed: int | None, out: Path | None) -> Any:
+    """Run the recipe with one seed; returns its report."""
     from lepton_train.compression.run_recipe import run_recipe, save_bundle, save_weights
     from lepton_train.files import write_json
 
     run = run_recipe(
         arguments.recipe,
         weights=arguments.weights,
-        seed=arguments.seed,
+        seed=seed,
         limit=arguments.limit,
         rounds=arguments.rounds,
     )
     report = run.report
     print(report)
-    if arguments.json:
-        print(f"wrote {write_json(arguments.json, report.to_dict())}")
-    if arguments.out:
+    if out is not None:
         from lepton_train.bundle import BundleError
 
-        out = Path(arguments.out)
         print(f"wrote {write_json(out / 'report.json', report.to_dict())}")
         print(f"wrote {report.plot(out / 'report.png')}")
         print(f"wrote {save_weights(run.model, out / 'model.safetensors')}")
@@ -224,4 +243,40 @@ def _compress(arguments: argparse.Namespace) -> int:
             print(f"wrote {out / 'bundle'}, digest {digest}")
         except BundleError as error:
             print(f"no bundle: {error}")
-    return 0
+    return report
+
+
+def _write_page(arguments: argparse.Namespace, reports: list[Any]) -> Path:
+    """The table over seeds, with the picture, into the folder of the run."""
+    from dataclasses import asdict
+
+    from lepton_train.plots import before_and_after
+    from lepton_train.recipe_page import lists_over_seeds, rows_over_seeds, write_page
+    from lepton_train.report import text_table
+
+    first = reports[0]
+    runs = [[asdict(row) for row in report.rows] for report in reports]
+    batch = f"ms for a batch of {first.batch_size}"
+    heads = ("after step", first.metric, "MB", batch, "zeros", "seconds")
+    forms = {
+        "score": ".4f", "size_mb": ".3f", "latency_ms": ".2f", "sparsity": ".1%", "seconds": ".0f",
+    }  # fmt: skip
+    table = rows_over_seeds(runs, forms)
+    if len(reports) > 1:
+        print(f"{len(reports)} seeds: mean (least to greatest)\n{text_table(heads, table)}")
+    page = Path(arguments.out) / "page.md"
+    picture = before_and_after(lists_over_seeds(runs), page.with_suffix(".png"), first.metric)
+    seeds = f" --seed {' '.join(map(str, arguments.seed))}" if arguments.seed else ""
+    return write_page(
+        page,
+        arguments.recipe,
+        title=f"The whole chain: {first.name}",
+        line=f"lepton compress --recipe {Path(arguments.recipe).name} --out DIR{seeds}",
+        tables=[(heads, table)],
+        notes=[
+            f"Scored on the {first.scored_on} data; latencies are medians of the models of all "
+            f"steps, timed in turn in one process. {len(reports)} seed(s): mean, in brackets least "
+            "and greatest."
+        ],
+        picture=picture.name,
+    )

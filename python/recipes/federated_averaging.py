@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from lepton_train.data.fashion import load_fashion_mnist
 from lepton_train.files import write_json, write_whole
 from lepton_train.packages import require
+from lepton_train.recipe_page import over_seeds, write_page
 from lepton_train.report import kilobytes, tensor_bytes, text_table
 from lepton_train.timing import interleaved
 from torch import nn
@@ -141,6 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         help="of the updates, one run for each (default: none int8)",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, help="folder with the files of Fashion-MNIST")
+    parser.add_argument("--page", type=Path, help="Markdown (default: page.md in --out)")
     parser.add_argument("--smoke", action="store_true", help="2,000 images, two rounds")
     arguments = parser.parse_args(argv)
     begin = time.perf_counter()
@@ -149,15 +150,41 @@ def main(argv: list[str] | None = None) -> int:
     names = list(results[0]["curves"])
     finals = {name: [result["curves"][name][-1] for result in results] for name in names}
     for name, scores in finals.items():
-        spread = f", {min(scores):.4f} to {max(scores):.4f}" if len(scores) > 1 else ""
-        print(f"{name}: accuracy {statistics.mean(scores):.4f}{spread}, {len(scores)} seed(s)")
+        print(f"{name}: accuracy {over_seeds(scores)}, {len(scores)} seed(s)")
     gaps = {
         name: max(c - f for c, f in zip(finals["central"], finals[name], strict=True))
         for name in names[1:]
     }
     for name, gap in gaps.items():
         print(f"{name}: at most {100 * gap:.2f} points below central training")
-    plot(results, arguments.out / "federated.png")
+    page = arguments.page or arguments.out / "page.md"
+    picture = plot(results, page.with_suffix(".png"))
+    heads = ("", "accuracy", "largest gap to central, points", "MB sent by clients")
+    sent = {name: [r["bytes"].get(name, 0) / 1e6 for r in results] for name in names}
+    table = [
+        [
+            name,
+            over_seeds(finals[name]),
+            f"{100 * gaps[name]:.2f}" if name in gaps else "",
+            over_seeds(sent[name], ".1f") if name in gaps else "",
+        ]
+        for name in names
+    ]
+    write_page(
+        page,
+        Path(__file__),
+        title="Federated averaging on Fashion-MNIST",
+        line="python python/recipes/federated_averaging.py --out federated/ "
+        f"--seeds {' '.join(map(str, arguments.seeds))}",
+        tables=[(heads, table)],
+        notes=[
+            f"{CLIENTS} clients with unbalanced labels (Dirichlet, alpha {ALPHA}), {rounds} rounds "
+            f"of one local pass each, against {passes} central passes; 784-128-10 network, batch "
+            f"64; accuracy on the test images. {len(results)} seed(s): mean, in brackets least "
+            "and greatest."
+        ],
+        picture=picture.name,
+    )
     write_json(
         arguments.out / "report.json",
         {
@@ -170,7 +197,7 @@ def main(argv: list[str] | None = None) -> int:
             "results": results,
         },
     )
-    print(f"wrote {arguments.out}")
+    print(f"wrote {arguments.out} and {page}")
     return 0
 
 

@@ -36,7 +36,7 @@ def test_federated_averaging(tmp_path, capsys):
     assert set(report["results"][0]["curves"]) == {"central", "federated", "federated int8"}
     sent = report["results"][0]["bytes"]
     assert sent["federated int8"] < 0.27 * sent["federated"]
-    assert (tmp_path / "federated.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_movie_reviews(tmp_path, capsys):
@@ -45,10 +45,12 @@ def test_movie_reviews(tmp_path, capsys):
     assert "golden output" in capsys.readouterr().out
     place = tmp_path / "seed0"
     report = json.loads((place / "report.json").read_text())
-    before, after = report["rows"]
+    before, after = report["rows"][0], report["rows"][-1]
+    assert [row["step"] for row in report["rows"]] == ["before", "torch bf16", "int8", "after"]
     assert after["size_mb"] < before["size_mb"]
     # What the server answers is what the evaluation of the quantised model gave.
     assert report["served"]["accuracy"] == pytest.approx(after["score"], abs=0.011)
     assert report["served"]["drift_with_news"]["input_ids.count"] > 1
     assert lt.bundle.read_manifest(place / "after").metadata.metrics[0].data_sha256
+    assert "| after |" in (tmp_path / "page.md").read_text()
     assert (place / "before_after.png").read_bytes().startswith(b"\x89PNG")

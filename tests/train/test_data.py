@@ -127,11 +127,13 @@ def test_split_is_stratified_repeatable_and_without_leaks(seed):
     assert [len(p) for p in parts.parts.values()] == [697, 199, 100]
     assert parts.leaks() == 0
     total = Counter()
-    for share, part in zip((0.7, 0.2, 0.1), parts.parts.values(), strict=True):
+    # A border between parts is rounded to a half at each end of a class; val has two borders.
+    bounds = (1, 2, 1)
+    for share, part, bound in zip((0.7, 0.2, 0.1), parts.parts.values(), bounds, strict=True):
         total.update(part.inputs)
         for name, count in part.counts().items():
             kept = sum(p.counts()[name] for p in parts.parts.values())
-            assert abs(count - share * kept) <= 1
+            assert abs(count - share * kept) <= bound
     assert set(total.values()) == {1}
     again = data.split(whole, (0.7, 0.2, 0.1), seed=seed)
     assert again.train.inputs == parts.train.inputs

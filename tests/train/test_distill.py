@@ -34,6 +34,20 @@ def test_the_loss_is_the_one_in_the_paper(labels):
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_examples_without_a_label_take_the_decision_of_the_teacher():
+    teacher, student = networks()
+    x, y = batch()
+    distiller = lt.Distiller(teacher, student, labels="both", alpha=0.0)
+    decided = teacher(x).argmax(1)
+    known = torch.arange(len(y)) % 3 == 0
+    wanted = functional.cross_entropy(student(x), torch.where(known, y, decided))
+    got = distiller.step(distiller, (x, torch.where(known, y, -100)))
+    torch.testing.assert_close(got, wanted)
+    # Also where no example of the batch has one.
+    wanted = functional.cross_entropy(student(x), decided)
+    torch.testing.assert_close(distiller.step(distiller, (x, torch.full_like(y, -100))), wanted)
+
+
 def test_hard_labels_of_the_data():
     teacher, student = networks()
     x, y = batch()

@@ -1,5 +1,6 @@
 """The training loop: it learns, it resumes bit for bit, it says what is wrong."""
 
+import copy
 import json
 
 import lepton_train as lt
@@ -168,6 +169,64 @@ def test_resume_gives_the_same_bits(tmp_path, form, at):
     assert rows(first) == rows(second)
     assert first.best == second.best
     assert first.steps == second.steps == 36
+
+
+def texts(count=50):
+    """Random tokens of 1 to 20, padded to 20."""
+    lengths = torch.randint(1, 21, (count,))
+    mask = (torch.arange(20) < lengths[:, None]).long()
+    tokens = torch.randint(1, 9, (count, 20)) * mask
+    return lt.data.Examples({"input_ids": tokens, "attention_mask": mask}, tokens[:, 0] % 2)
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.drop = nn.EmbeddingBag(9, 2, mode="sum"), nn.Dropout(0.3)
+
+    def forward(self, input_ids, attention_mask):
+        return self.drop(self.table(input_ids))
+
+
+def test_batches_of_like_length(tmp_path):
+    data = texts()
+    seen = []
+
+    def step(model, batch):
+        seen.append(batch[0]["attention_mask"].sum(1))
+        return nn.functional.cross_entropy(model(**batch[0]), batch[1])
+
+    model, options = Words(), {"batch_size": 8, "group_by_length": True, "seed": 2}
+    lt.fit(model, data, training_step=step, epochs=2, **options, **QUIET)
+    epochs = [torch.cat(seen[:7]), torch.cat(seen[7:])]
+    every = data.inputs["attention_mask"].sum(1).sort()[0]
+    for lengths in epochs:
+        assert torch.equal(lengths.sort()[0], every)  # each text once
+    assert not torch.equal(*epochs)
+    # All 50 are one pool: the 6 whole batches are slices of the sorted lengths.
+    slices = sorted(map(tuple, (b.sort()[0].tolist() for b in seen[:6])))
+    assert slices == sorted(tuple(every[i : i + 8].tolist()) for i in range(0, 48, 8))
+    whole_run, first, second = (copy.deepcopy(model) for _ in range(3))
+    place = tmp_path / "run"
+    lt.fit(whole_run, data, epochs=2, **options, **QUIET)
+    lt.fit(first, data, epochs=1, checkpoint=place, **options, **QUIET)
+    del options["group_by_length"]
+    resume = {"epochs": 2, "checkpoint": place, "resume": True, **options, **QUIET}
+    with pytest.raises(ValueError, match="group_by_length True, got False"):
+        lt.fit(second, data, **resume)
+    lt.fit(second, data, group_by_length=True, **resume)
+    assert same(second, whole_run)
+    with pytest.raises(ValueError, match="needs Examples of tokens with attention_mask"):
+        lt.fit(network(), blobs(), group_by_length=True, **QUIET)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adadelta"])
+def test_resume_gives_the_same_bits_with_our_optimizers(tmp_path, optimizer):
+    data, options = blobs, {"optimizer": optimizer, "epochs": 2, **QUIET}
+    expected, _ = whole(data, None, **options)
+    place = tmp_path / "run"
+    model, _ = interrupted(place, 4, data, None, checkpoint_every=2, **options)
+    assert same(model, expected)
 
 
 def test_resume_after_the_last_checkpoint_of_an_epoch(tmp_path):

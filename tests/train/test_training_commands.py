@@ -99,6 +99,25 @@ def test_compress_by_a_recipe(tmp_path, capsys):
         assert "no bundle: bundle.save" in text
 
 
+def test_compress_over_seeds(tmp_path, capsys):
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(
+        "model: {name: image_cnn, options: {hidden: 8}}\n"
+        "data: {name: digits, limit: 100}\nsteps: [quantize]\n"
+    )
+    options = ["--rounds", "1", "--seed", "1", "2", "--json", str(tmp_path / "all.json")]
+    assert main(["compress", "--recipe", str(recipe), "--out", str(out), *options]) == 0
+    assert "2 seeds: mean (least to greatest)" in capsys.readouterr().out
+    reports = json.loads((tmp_path / "all.json").read_text())
+    assert [report["seed"] for report in reports] == [1, 2]
+    for seed, report in zip((1, 2), reports, strict=True):
+        assert json.loads((out / f"seed{seed}" / "report.json").read_text()) == report
+    scores = sorted(report["after"]["score"] for report in reports)
+    spread = f"{sum(scores) / 2:.4f} ({scores[0]:.4f} to {scores[1]:.4f})"
+    assert f"| quantize | {spread} |" in (out / "page.md").read_text()
+    assert (out / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -46,6 +46,7 @@ class Training(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accumulate: int = Field(1, ge=1)
     clip_norm: float | None = Field(None, gt=0)
+    group_by_length: bool = False
     early_stopping: int | None = Field(None, ge=0)
     restore_best: bool = False
 

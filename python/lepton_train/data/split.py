@@ -105,8 +105,8 @@ def _places(data: Examples, shares: list[float], seed: int, stratify: bool) -> l
     for label in labels.unique().tolist():
         members = shuffled[labels == label]
         after = before + len(members)
-        # Rounded over all classes so far: each part gets its share of a class to within one, and
-        # its share of the whole exactly.
+        # Rounded over all classes so far: train and test get their share of a class to within one,
+        # val, which ends where they begin, to within two; all get their share of the whole.
         ends = [round(share * after) - round(share * before) for share in below[:2]]
         first = min(ends[0], len(members))
         second = min(max(ends[1], first), len(members))

@@ -17,6 +17,9 @@ from torch.utils.data import (
 
 from lepton_train.data.examples import BatchedDataset, Examples
 
+# Batches whose texts are sorted together: enough for like lengths, few enough to stay mixed.
+_POOL = 32
+
 
 class Batches:
     """Batches of a data set, a part for each process.
@@ -27,6 +30,7 @@ class Batches:
         batch_size (int): examples in a batch of one process; a DataLoader has its own.
         shuffle (bool): another order in each epoch. Default: False.
         seed (int): of the order. Default: 0.
+        group_by_length (bool): batches of texts of about one length. Default: False.
         rank, world (int): which part of how many. Default: 0 and 1.
         even (bool): give every process the same number of examples by repeating some at the end,
             as training needs. Default: True.
@@ -35,8 +39,8 @@ class Batches:
 
     Raises:
         TypeError: data is none of these.
-        ValueError: data is empty, or batch_size is below 1, or several processes would read the
-            same batches from a DataLoader.
+        ValueError: data is empty or without lengths to group by, or batch_size is below 1, or
+            several processes would read the same batches from a DataLoader.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Batches:
         *,
         shuffle: bool = False,
         seed: int = 0,
+        group_by_length: bool = False,
         rank: int = 0,
         world: int = 1,
         even: bool = True,
@@ -64,6 +69,7 @@ class Batches:
         self.examples = _length(self.data)
         if self.examples == 0:
             raise ValueError(f"{op}: data must hold at least one example, got none")
+        self._lengths = _text_lengths(op, self.data) if group_by_length else None
 
     @property
     def count(self) -> int | None:
@@ -116,12 +122,42 @@ class Batches:
             order = torch.randperm(self.examples, generator=generator)
         else:
             order = torch.arange(self.examples)
+        if self._lengths is not None:
+            order = self._grouped(order, epoch)
         if self.world == 1:
             return order
         if self.even:
             missing = -self.examples % self.world
             order = torch.cat([order, order.repeat(1 + missing // self.examples)[:missing]])
         return order[self.rank :: self.world]
+
+    def _grouped(self, order: torch.Tensor, epoch: int) -> torch.Tensor:
+        """The order with texts of like length side by side, and the batches of them mixed."""
+        assert self._lengths is not None
+        step = self.batch_size * self.world
+        pools = [pool[self._lengths[pool].argsort()] for pool in order.split(_POOL * step)]
+        batches = list(torch.cat(pools).split(step))
+        # The one that is not full stays last: in another place it would move all borders.
+        last = [] if len(batches[-1]) == step else [batches.pop()]
+        if self.shuffle:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch + 1) % 2**63)
+            places = torch.randperm(len(batches), generator=generator).tolist()
+            batches = [batches[place] for place in places]
+        return torch.cat(batches + last)
+
+
+def _text_lengths(op: str, data: Any) -> torch.Tensor:
+    """Tokens of each text."""
+    while not isinstance(data, Examples) and hasattr(data, "source"):
+        data = data.source
+    inputs = data.inputs if isinstance(data, Examples) else None
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if mask is None:
+        raise ValueError(
+            f"{op}: group_by_length needs Examples of tokens with attention_mask, as "
+            "lt.data.tokenize gives"
+        )
+    return mask.sum(-1)
 
 
 def as_data(op: str, data: Any) -> Any:

@@ -40,6 +40,7 @@ def fit(
     epochs: int = 1,
     batch_size: int = 32,
     shuffle: bool = True,
+    group_by_length: bool = False,
     collate: Callable[[list[Any]], Any] | None = None,
     augment: Callable[[Any], Any] | None = None,
     precision: str = "fp32",
@@ -76,7 +77,8 @@ def fit(
         training_step (callable, optional): `training_step(model, batch)` -> mean loss, in place of
             model and loss in training, for batches of any kind. Default: None.
         optimizer (str, Optimizer or callable): "adamw", "adam", "adadelta", "rmsprop", "sgd" (with
-            momentum 0.9), a torch optimiser, or a function of the parameters. Default: "adamw".
+            momentum 0.9), a class of torch's, a torch optimiser, or a function of the parameters.
+            Default: "adamw".
         lr (float, optional): highest learning rate. Default: None (1e-3; adadelta 1, sgd 1e-2).
         optimizer_options (mapping, optional): further arguments of torch's class.
         schedule (str): "constant", "linear", "cosine" or "plateau". Default: "constant".
@@ -91,10 +93,12 @@ def fit(
         epochs (int): in all, those before a resume included. Default: 1.
         batch_size (int): Default: 32.
         shuffle (bool): training data in another order each epoch. Default: True.
+        group_by_length (bool): batches of texts of about one length, in random order, which saves
+            the work on padding; needs tokens with `attention_mask`. Default: False.
         collate (callable, optional): batch from a list of items. Default: None (torch's).
         augment (callable, optional): `augment(inputs)` of each training batch. Default: None.
-        precision (str): "fp32"; "bf16" or "fp16" by torch.autocast, fp16 with a scaled loss.
-            Default: "fp32".
+        precision (str): "fp32"; "bf16" or "fp16" by torch.autocast, in validation too, fp16
+            with a scaled loss. Default: "fp32".
         accumulate (int): batches in one optimiser step, weighted by their examples. Default: 1.
         clip_norm (float, optional): largest 2-norm of all gradients. Default: None.
         early_stopping (int or EarlyStopping, optional): patience in epochs. Default: None.
@@ -147,6 +151,7 @@ def fit(
         epochs=epochs,
         batch_size=batch_size,
         shuffle=shuffle,
+        group_by_length=group_by_length,
         collate=collate,
         augment=augment,
         precision=precision,

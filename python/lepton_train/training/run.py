@@ -18,8 +18,8 @@ from torch import nn
 from lepton_train.distributed import BucketedDataParallel
 from lepton_train.metrics import higher_is_better
 from lepton_train.progress import Progress
-from lepton_train.training import checkpoint as checkpoint_
 from lepton_train.training.batches import Batches, labelled, rows_of, to_device
+from lepton_train.training.checkpoint import CheckpointFiles
 from lepton_train.training.early_stopping import Best
 from lepton_train.training.evaluation import as_metrics, predict
 from lepton_train.training.learning_rate import LearningRate
@@ -28,6 +28,7 @@ from lepton_train.training.outputs import call, check_range, choose_loss
 from lepton_train.training.processes import Processes
 from lepton_train.training.randomness import random_state, set_random_state
 from lepton_train.training.result import FitResult
+from lepton_train.training.saved_run import resume_run, save_run
 from lepton_train.training.settings import PRECISIONS, Settings
 
 # On a GPU the loss is looked at only now and then: a look waits for the device.
@@ -52,7 +53,13 @@ class Run:
             "collate": s.collate,
         }
         self.batches = Batches(
-            _OP, train_data, s.batch_size, shuffle=s.shuffle, seed=s.seed, **share
+            _OP,
+            train_data,
+            s.batch_size,
+            shuffle=s.shuffle,
+            seed=s.seed,
+            group_by_length=s.group_by_length,
+            **share,
         )
         self.validation = (
             None
@@ -81,10 +88,10 @@ class Run:
         self.epoch = self.batch = self.step = 0
         self.loss_sum: float | torch.Tensor = 0.0
         self.loss_rows, self.seconds = 0, 0.0
-        self._epoch_random = self._random()
-        self._best_weights: dict[str, torch.Tensor] | None = None
-        self.files = None if s.checkpoint is None else checkpoint_.CheckpointFiles(s.checkpoint)
-        resumed = self._resume()
+        self.epoch_random = self.random()
+        self.best_weights: dict[str, torch.Tensor] | None = None
+        self.files = None if s.checkpoint is None else CheckpointFiles(s.checkpoint)
+        resumed = resume_run(self)
         self._parallel = self._wrap()
         if not resumed and self.here.world > 1:
             # Replicas are equal now; dropout and augmentation shall differ.
@@ -129,8 +136,8 @@ class Run:
                 stopped = self._end_epoch(row)
                 if stopped:
                     break
-        if s.restore_best and self._best_weights is not None:
-            self.model.load_state_dict(self._best_weights)
+        if s.restore_best and self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
         self.model.eval()
         return FitResult(
             self.history,
@@ -154,14 +161,14 @@ class Run:
     def _groups(self) -> Iterator[list[Any]]:
         """The batches of each optimiser step that is left in this epoch."""
         if self.batch == 0:
-            self._epoch_random = self._random()
+            self.epoch_random = self.random()
             batches = self.batches.epoch(self.epoch)
         else:
             # A DataLoader goes again, from the start of the epoch to where it was.
-            present = self._random()
-            self._set_random(self._epoch_random)
+            present = self.random()
+            self.set_random(self.epoch_random)
             batches = self.batches.epoch(self.epoch, self.batch)
-            self._set_random(present)
+            self.set_random(present)
         while group := list(islice(batches, self.settings.accumulate)):
             yield group
 
@@ -181,7 +188,7 @@ class Run:
             if s.checkpoint_every is not None and self.step % s.checkpoint_every == 0:
                 self.seconds += time.perf_counter() - begin
                 begin = time.perf_counter()
-                self._save()
+                save_run(self)
         sums = self.here.gather((float(self.loss_sum), self.loss_rows))
         rows = sum(count for _, count in sums)
         if rows == 0:
@@ -216,12 +223,16 @@ class Run:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+    def _autocast(self) -> torch.autocast:
+        s = self.settings
+        return torch.autocast(
+            self.here.device.type, dtype=PRECISIONS[s.precision], enabled=s.precision != "fp32"
+        )
+
     def _loss_of(self, batch: Any) -> torch.Tensor:
         s = self.settings
         device = self.here.device
-        with torch.autocast(
-            device.type, dtype=PRECISIONS[s.precision], enabled=s.precision != "fp32"
-        ):
+        with self._autocast():
             if s.training_step is not None:
                 loss = s.training_step(self._parallel, to_device(batch, device))
             else:
@@ -270,9 +281,10 @@ class Run:
         begin = time.perf_counter()
         if self.validation is not None:
             op = f"{_OP}: val_data"
-            predictions, labels, loss = predict(
-                op, self.model, self.validation, self.here, self._loss
-            )
+            with self._autocast():
+                predictions, labels, loss = predict(
+                    op, self.model, self.validation, self.here, self._loss
+                )
             row["val_loss"] = loss
             if not self.metrics:
                 self.metrics = as_metrics((), labels)
@@ -291,10 +303,10 @@ class Run:
         better = self.best.see(row)
         self.rate.epoch_ended(better)
         if better and s.restore_best:
-            self._best_weights = copy.deepcopy(self.model.state_dict())
+            self.best_weights = copy.deepcopy(self.model.state_dict())
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum, self.loss_rows = 0.0, 0
-        self._save(better)
+        save_run(self, better)
         self._say(row)
         # Every callback gets the row, also after one that ends training.
         answers = [callback(row) for callback in s.callbacks]
@@ -307,110 +319,18 @@ class Run:
             )
             print(f"epoch {row['epoch']}/{self.settings.epochs}: {values}", file=sys.stderr)
 
-    # --- checkpoints
+    # --- random generators
 
-    def _random(self) -> dict[str, Any]:
+    def random(self) -> dict[str, Any]:
+        """State of every random generator of this process."""
         own = [generator.get_state() for generator in self.batches.generators()]
         return {"global": random_state(), "loader": own}
 
-    def _set_random(self, state: dict[str, Any]) -> None:
+    def set_random(self, state: dict[str, Any]) -> None:
+        """Give the generators a state that `random` gave."""
         set_random_state(state["global"])
         for generator, value in zip(self.batches.generators(), state["loader"], strict=True):
             generator.set_state(value)
-
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same when a run is resumed."""
-        s = self.settings
-        return {
-            "seed": s.seed,
-            "batch_size": s.batch_size,
-            "accumulate": s.accumulate,
-            "shuffle": s.shuffle,
-            "precision": s.precision,
-            "schedule": s.schedule,
-            "processes": self.here.world,
-            "examples": self.batches.examples,
-            "optimizer": type(self.optimizer).__name__,
-        }
-
-    def _save(self, better: bool = False) -> None:
-        """Write the checkpoint; collective."""
-        if self.files is None:
-            return
-        randoms = self.here.gather((self._random(), self._epoch_random))
-        sums = self.here.gather((float(self.loss_sum), self.loss_rows))
-        failure: str | None = None
-        if self.here.rank == 0:
-            weights = self.model.state_dict()
-            try:
-                if better:
-                    about = {"epoch": self.epoch, "best": self.best.to_dict()}
-                    checkpoint_.save(self.files.best, {"model": weights, **about})
-                checkpoint_.save(
-                    self.files.last,
-                    {
-                        "model": weights,
-                        "optimizer": self.optimizer.state_dict(),
-                        "rate": self.rate.state_dict(),
-                        "scaler": self.scaler.state_dict(),
-                        "best": self.best.state_dict(),
-                        "monitor": [self.best.monitor, self.best.higher],
-                        "best_weights": self._best_weights,
-                        "history": self.history,
-                        "place": [self.epoch, self.batch, self.step],
-                        "seconds": self.seconds,
-                        "random": [list(pair) for pair in randoms],
-                        "sums": [list(pair) for pair in sums],
-                        "identity": self._identity(),
-                    },
-                )
-            except OSError as error:
-                failure = str(error)
-        failures = [text for text in self.here.gather(failure) if text]
-        if failures:
-            raise OSError(f"{_OP}: {failures[0]}")
-
-    def _resume(self) -> bool:
-        """Go on from the checkpoint, if there is one and it is asked for."""
-        if self.files is None:
-            return False
-        path = self.files.last
-        if not self.settings.resume:
-            if path.exists():
-                raise ValueError(
-                    f"{_OP}: {str(path)!r} holds a run already; resume=True goes on with it, or "
-                    "give another place"
-                )
-            return False
-        if not path.exists():
-            if self.settings.progress and self.here.rank == 0:
-                print(f"no checkpoint at {path} yet: training from the start", file=sys.stderr)
-            return False
-        state = checkpoint_.load(path)
-        for key, now in self._identity().items():
-            if state["identity"].get(key) != now:
-                raise ValueError(
-                    f"{_OP}: {str(path)!r} is of a run with {key} {state['identity'].get(key)}, "
-                    f"got {now}; resume needs the same"
-                )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ValueError(f"{_OP}: {str(path)!r} is of another model: {error}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rate.load_state_dict(state["rate"])
-        self.scaler.load_state_dict(state["scaler"])
-        monitor, higher = state["monitor"]
-        self.best = Best(monitor, higher, self.settings.early_stopping)
-        self.best.load_state_dict(state["best"])
-        self._best_weights = state["best_weights"]
-        self.history = list(state["history"])
-        self.epoch, self.batch, self.step = state["place"]
-        self.seconds = state["seconds"]
-        self.loss_sum, self.loss_rows = state["sums"][self.here.rank]
-        present, self._epoch_random = state["random"][self.here.rank]
-        self._set_random(present)
-        return True
 
 
 def _inside(model: nn.Module) -> nn.Module:

@@ -38,6 +38,7 @@ class Settings:
     epochs: int
     batch_size: int
     shuffle: bool
+    group_by_length: bool
     collate: Callable[[list[Any]], Any] | None
     augment: Callable[[Any], Any] | None
     precision: str
