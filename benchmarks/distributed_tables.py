@@ -3,7 +3,8 @@
     lepton bench bucket --json rows.json           (or python -m lepton_train.bench bucket ...)
     sudo python benchmarks/two_hosts.py --json hosts.json
     python python/recipes/train_ddp.py --out ddp --seeds 0 1 2
-    python benchmarks/distributed_tables.py rows.json hosts.json ddp/report.json docs/distributed.md
+    python benchmarks/distributed_tables.py rows.json hosts.json [ddp/report.json] \\
+      docs/distributed.md
 
 Replaces what stands between `<!-- measured -->` and `<!-- end -->` in the document.
 """
@@ -74,7 +75,7 @@ def recipe_table(runs: list[dict[str, Any]]) -> list[str]:
 
 def main(arguments: list[str]) -> None:
     """See the file's docstring."""
-    rows, hosts, recipe, document = (Path(argument) for argument in arguments)
+    rows, hosts, *recipe, document = (Path(argument) for argument in arguments)
     bench = json.loads(rows.read_text())
     parts = [
         "### One host",
@@ -84,11 +85,10 @@ def main(arguments: list[str]) -> None:
         "### Two hosts",
         "",
         *tables(json.loads(hosts.read_text())),
-        "",
-        "### Fashion-MNIST by `train_ddp.py`",
-        "",
-        *recipe_table(json.loads(recipe.read_text())["runs"]),
     ]
+    for report in recipe:
+        parts += ["", "### Fashion-MNIST by `train_ddp.py`", ""]
+        parts += recipe_table(json.loads(report.read_text())["runs"])
     text = document.read_text()
     before, rest = text.split(BEGIN)
     document.write_text(

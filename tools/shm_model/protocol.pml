@@ -4,7 +4,7 @@
  * (started, worked off at any later moment, waited for) or through the stage (two buffers a rank,
  * blocking). Explored: every interleaving of single loads and stores (sequential consistency), every
  * mix of kinds, every moment of working off, with futex sleep and wake; with VICTIM also a kill of
- * that rank at every step. Naps do not end by themselves among ranks that run, so that a wake-up
+ * that rank at every step; DEAD_AT_START never takes one. Naps do not end by themselves among ranks that run, so that a wake-up
  * that is lost shows as a deadlock.
  *
  * Not modelled: weaker memory orders (the code uses seq_cst and acquire/release as said there),
@@ -32,7 +32,11 @@ byte slot[RANKS * SLOTS];  /* the number whose descriptor is there */
 byte squares[RANKS * SLOTS];
 byte memory[RANKS * 2];    /* bucket or stage: the number whose data is there */
 bool staged[N + 1];
+#ifdef DEAD_AT_START
+byte kill_rank = DEAD_AT_START;
+#else
 byte kill_rank = RANKS;
+#endif
 bool ready;
 
 #define DISTURBED (failed || kill_rank < RANKS || left[0] || left[1] || left[RANKS - 1])
@@ -63,13 +67,8 @@ inline wait_counter(c, r, n) {
   do
   :: seen = value[c];
      if :: seen >= n -> seen = 0; break :: else fi;
-#ifdef FAULT_BLAME_WITNESS
-     if :: failed -> goto error :: else fi;
-     gone = left[r] || dead[r];
-#else
      gone = left[r] || dead[r];
      if :: failed -> gone = false; goto error :: else fi;
-#endif
 #ifdef FAULT_LAST_LOOK
      if
      :: gone -> gone = false; goto error
