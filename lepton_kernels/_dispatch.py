@@ -283,9 +283,10 @@ class OpCaller:
 
     def __call__(self, tensors: Sequence[torch.Tensor | None], *rest: Any) -> Any:
         """Call the op with `tensors` (those that may require gradients) followed by `rest`."""
-        if _forced is not None:
+        compiling = torch.compiler.is_compiling()
+        if _forced is not None and not compiling:
             _check_devices(self._overloads[NAMESPACE], _forced, (*tensors, *rest))
-        if torch.compiler.is_compiling() or (
+        if compiling or (
             torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         ):
             return self._current(*tensors, *rest)
