@@ -42,7 +42,7 @@ from lepton_kernels.shm_communicator import ShmCommunicator, ShmUnavailable
 from lepton_kernels import integrations, nn  # isort: skip  (they use the names above)
 
 _backend.apply_environment()
-_backend.register_triton()
+_backend.register_gpu_backends()
 
 __all__ = [
     "NativeLibraryWarning",

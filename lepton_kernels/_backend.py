@@ -18,8 +18,8 @@ from lepton_kernels._version import __version__
 
 LIBRARY = _library.load()
 CUDA_LIBRARY, CUDA_ABSENCE = _library.load_cuda()
+CUDA_ARCHITECTURES = _library.cuda_architectures(CUDA_LIBRARY)
 BACKENDS = ("reference", "cpu", "cuda", "triton")
-_NAMESPACES = {"reference": _dispatch.REFERENCE_NAMESPACE, "triton": _dispatch.TRITON_NAMESPACE}
 _forced_backend: str | None = None
 
 
@@ -92,7 +92,7 @@ def _available_backends() -> list[str]:
     return [
         "reference",
         *(["cpu"] if LIBRARY is not None else []),
-        *(["cuda"] if CUDA_LIBRARY is not None and torch.cuda.is_available() else []),
+        *([] if _cuda_absence() else ["cuda"]),
         *(["triton"] if _triton_present() else []),
     ]
 
@@ -101,19 +101,30 @@ def _triton_present() -> bool:
     """Whether Triton kernels can run: on a GPU, or in Triton's interpreter."""
     if importlib.util.find_spec("triton") is None:
         return False
-    interpreted = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
-    return interpreted or (torch.version.cuda is not None and torch.cuda.is_available())
+    gpu = torch.version.cuda is not None and torch.cuda.is_available()
+    return _dispatch._interpreted() or gpu
 
 
-def register_triton() -> None:
-    """Register the Triton kernels where they can run."""
+def register_gpu_backends() -> None:
+    """Register the Triton kernels where they can run; say so where CUDA tensors have no kernel."""
     if _triton_present():
         importlib.import_module("lepton_kernels.triton")
+    if CUDA_LIBRARY is None and torch.version.cuda is not None:
+        _dispatch.serve_cuda_by_reference(f"{CUDA_ABSENCE}, and Triton is not installed")
+
+
+def _cuda_absence() -> str:
+    """Why the CUDA library can't run here, or an empty string."""
+    if CUDA_LIBRARY is None:
+        return CUDA_ABSENCE
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA GPU and driver here"
+    return _library.unsupported_gpu(CUDA_ARCHITECTURES, torch.cuda.get_device_capability())
 
 
 def _why_absent(name: str) -> str:
     if name == "cuda":
-        return f"; cuda: {CUDA_ABSENCE or 'torch finds no CUDA GPU and driver here'}"
+        return f"; cuda: {_cuda_absence()}"
     if name == "triton":
         return "; triton needs a CUDA GPU, or TRITON_INTERPRET=1"
     return ""
@@ -131,7 +142,8 @@ def force_backend(name: str | None) -> _Restore:
 
     Raises:
         ValueError: the name is unknown, or the backend is not present; the message lists those
-            that are.
+            that are. An op then raises it for tensors on a device that the backend has no
+            kernels for.
 
     Example:
         >>> import lepton_kernels as lk
@@ -151,7 +163,7 @@ def force_backend(name: str | None) -> _Restore:
 
     def apply(choice: str | None) -> None:
         global _forced_backend
-        _dispatch.select_namespace(_NAMESPACES.get(choice or "", _dispatch.NAMESPACE))
+        _dispatch.select_backend(choice)
         _forced_backend = choice
 
     apply(name)
@@ -170,7 +182,8 @@ def info() -> dict[str, Any]:
         dict: `backends` (list of str), `forced_backend` (str or None), `isa` in use (str),
         `isa_present` (list of str, worst first), `cpu_features` (list of str), `threads` (int,
         torch's), `ops` (op name to the library that serves CPU tensors), `versions` (dict),
-        `native_library` and `cuda_library` (path or None), `emulated` (bool: a test build that
+        `native_library` and `cuda_library` (path or None), `cuda_architectures` (list of str: what
+        the CUDA library was compiled for), `emulated` (bool: a test build that
         emulates AVX-512 and AMX), `cpu` (model name).
 
     Example:
@@ -195,6 +208,7 @@ def info() -> dict[str, Any]:
         },
         "native_library": str(LIBRARY.path) if LIBRARY else None,
         "cuda_library": str(CUDA_LIBRARY) if CUDA_LIBRARY else None,
+        "cuda_architectures": CUDA_ARCHITECTURES,
         "emulated": LIBRARY.emulated if LIBRARY else False,
         "cpu": cpu_model(),
     }

@@ -14,10 +14,14 @@ never fall back to another one.
 from __future__ import annotations
 
 import dataclasses
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
+
+from lepton_kernels._library import NativeLibraryWarning
 
 NAMESPACE = "lepton"
 REFERENCE_NAMESPACE = "lepton_reference"
@@ -38,6 +42,9 @@ class _Contract:
 
 
 _CONTRACTS: dict[str, _Contract] = {}
+_CUDA_LIMITS: dict[str, Callable[..., str]] = {}
+# Qualified names of the ops that torch.compile sees through.
+_VISIBLE: set[str] = set()
 
 
 def define_op(
@@ -48,6 +55,7 @@ def define_op(
     fake: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
     backward: Callable[..., Any] | None = None,
+    cuda_limits: Callable[..., str] | None = None,
 ) -> None:
     """Define the op `name` in every namespace: schema, reference kernel, fake and autograd.
 
@@ -58,7 +66,12 @@ def define_op(
         fake (Callable): shapes, strides and dtypes of the outputs, without data.
         setup_context (Callable, optional): saves what the backward needs.
         backward (Callable, optional): gradients; None leaves the op without a gradient.
+        cuda_limits (Callable, optional): takes the op's arguments and says what the CUDA library
+            has no kernel for, or an empty string. The library hands such a call to the reference;
+            with `force_backend("cuda")` it is refused.
     """
+    if cuda_limits is not None:
+        _CUDA_LIMITS[name] = cuda_limits
     _CONTRACTS[name] = _Contract(schema, fake, setup_context, backward)
     for namespace, library in _LIBRARIES.items():
         library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -94,11 +107,14 @@ def register_triton(name: str, launcher: Callable[..., Any], *, traced: bool = T
     if contract.backward is not None:
         op.register_autograd(contract.backward, setup_context=contract.setup_context)
     triton_overload = getattr(getattr(torch.ops, TRITON_NAMESPACE), name).default
+    if traced:
+        _VISIBLE.add(f"{TRITON_NAMESPACE}::{name}")
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
         return  # the compiled CUDA library
     _LIBRARIES[NAMESPACE].impl(name, triton_overload, "CUDA")
     if traced:
         _trace_through(f"{NAMESPACE}::{name}", triton_overload)
+        _VISIBLE.add(f"{NAMESPACE}::{name}")
 
 
 def _trace_through(qualified: str, triton_overload: Any) -> None:
@@ -124,6 +140,44 @@ def _exporting() -> bool:
     return bool(getattr(_trace, "custom_triton_ops_decomposition_disabled", bool)())
 
 
+_warned_of_reference = False
+
+
+def serve_cuda_by_reference(reason: str) -> None:
+    """Warn at the first op with CUDA tensors that only plain PyTorch serves them, and serve them.
+
+    Args:
+        reason (str): why there is no kernel.
+    """
+
+    def served(name: str) -> Callable[..., Any]:
+        overload = getattr(getattr(torch.ops, REFERENCE_NAMESPACE), name).default
+
+        def run(*arguments: Any) -> Any:
+            global _warned_of_reference
+            if not _warned_of_reference:
+                _warned_of_reference = True
+                warnings.warn(
+                    f"lepton_kernels: CUDA tensors run on the reference backend, plain PyTorch: "
+                    f"{reason}",
+                    NativeLibraryWarning,
+                    stacklevel=2,
+                )
+            return overload(*arguments)
+
+        return run
+
+    for name in _CONTRACTS:
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
+            _LIBRARIES[NAMESPACE].impl(name, served(name), "CUDA")
+
+
+def forward_cpu(name: str, target: str) -> None:
+    """Serve CPU tensors of the op `name` by the op `target`, which takes one argument less."""
+    overload = getattr(getattr(torch.ops, NAMESPACE), target).default
+    _LIBRARIES[NAMESPACE].impl(name, lambda *arguments: overload(*arguments[:-1]), "CPU")
+
+
 def has_triton(name: str) -> bool:
     """Whether `register_triton` has been called for the op `name`."""
     return hasattr(getattr(torch.ops, TRITON_NAMESPACE), name)
@@ -137,6 +191,51 @@ def _absent(name: str) -> Callable[..., NoReturn]:
         )
 
     return raise_absent
+
+
+_CALLERS: list[OpCaller] = []
+_forced: str | None = None
+_DEVICES = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
+
+
+def select_backend(name: str | None) -> None:
+    """Send every public function to the backend `name`; None: torch's dispatcher chooses."""
+    global _forced
+    namespaces = {"reference": REFERENCE_NAMESPACE, "triton": TRITON_NAMESPACE}
+    for caller in _CALLERS:
+        caller.select(namespaces.get(name or "", NAMESPACE))
+    _forced = name if name in _DEVICES else None
+
+
+def _check_devices(overload: Any, backend: str, arguments: Sequence[Any]) -> None:
+    """Refuse tensors that the backend in force has no kernel for.
+
+    Raises:
+        ValueError: a tensor is on another device.
+        NotImplementedError: the CUDA library would hand the call to the reference.
+    """
+    op, expected = overload._schema.name.split("::")[1], _DEVICES[backend]
+    if backend == "triton" and _interpreted():
+        return
+    for argument, value in zip(overload._schema.arguments, arguments, strict=False):
+        for tensor in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != expected:
+                raise ValueError(
+                    f"{op}: force_backend is {backend!r}, which takes tensors on {expected}, got "
+                    f"{argument.name} on {tensor.device}; move it, or force_backend(None)"
+                )
+    limits = _CUDA_LIMITS.get(op) if backend == "cuda" else None
+    if limits is not None and (reason := limits(*arguments)):
+        raise NotImplementedError(
+            f"{op}: force_backend is 'cuda', whose kernels take {reason}; with force_backend(None) "
+            "the reference, plain PyTorch, serves it"
+        )
+
+
+def _interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU."""
+    wanted = os.environ.get("TRITON_INTERPRET", "").lower()
+    return wanted in ("1", "true", "on", "yes", "y")
 
 
 class OpCaller:
@@ -153,7 +252,13 @@ class OpCaller:
             for namespace in (NAMESPACE, REFERENCE_NAMESPACE)
         }
         self._current = self._overloads[NAMESPACE]
+        self._namespace = NAMESPACE
         _CALLERS.append(self)
+
+    @property
+    def visible(self) -> bool:
+        """Whether torch.compile sees kernels in the op in force, where its tensors are on CUDA."""
+        return f"{self._namespace}::{self._name}" in _VISIBLE
 
     @property
     def current(self) -> Any:
@@ -168,21 +273,15 @@ class OpCaller:
                 getattr(ops, self._name).default if has_triton(self._name) else _absent(self._name)
             )
         self._current = self._overloads[namespace]
+        self._namespace = namespace
 
     def __call__(self, tensors: Sequence[torch.Tensor | None], *rest: Any) -> Any:
         """Call the op with `tensors` (those that may require gradients) followed by `rest`."""
+        if _forced is not None:
+            _check_devices(self._overloads[NAMESPACE], _forced, (*tensors, *rest))
         if torch.compiler.is_compiling() or (
             torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         ):
             return self._current(*tensors, *rest)
         with torch._C._AutoDispatchBelowAutograd():
             return self._current(*tensors, *rest)
-
-
-_CALLERS: list[OpCaller] = []
-
-
-def select_namespace(namespace: str) -> None:
-    """Send every public function to `namespace`."""
-    for caller in _CALLERS:
-        caller.select(namespace)

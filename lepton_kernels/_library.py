@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -101,3 +102,35 @@ def load_cuda() -> tuple[Path | None, str]:
         )
         return None, reason
     return path, ""
+
+
+def cuda_architectures(path: Path | None) -> list[str]:
+    """What the CUDA library was compiled for: `sm_80` and so on, and `PTX` of the last of them."""
+    if path is None:
+        return []
+    names = ctypes.CDLL(str(path)).lepton_cuda_architectures
+    names.restype = ctypes.c_char_p
+    return names().decode().split(", ")
+
+
+def unsupported_gpu(architectures: Sequence[str], capability: tuple[int, int]) -> str:
+    """Why a GPU can't run code of these architectures, or an empty string.
+
+    Args:
+        architectures: as `cuda_architectures` gives them.
+        capability: of the GPU, (major, minor).
+    """
+    code = [name.removeprefix("sm_") for name in architectures if name.startswith("sm_")]
+    number = capability[0] * 10 + capability[1]
+    # Machine code runs within its major version from its minor version on, that of a feature set
+    # such as 90a on that GPU only, PTX on everything later.
+    plain = [int(name) for name in code if name.isdigit()]
+    runs = any(each // 10 == capability[0] and each <= number for each in plain)
+    runs = runs or f"{number}a" in code
+    runs = runs or ("PTX" in architectures and bool(plain) and number >= plain[-1])
+    if runs:
+        return ""
+    return (
+        f"this build holds code for {', '.join(architectures)}, which a GPU of compute capability "
+        f"{capability[0]}.{capability[1]} cannot run; build with LEPTON_CUDA_ARCHS for it"
+    )

@@ -119,6 +119,45 @@ double reduce_floats(const BucketReduce& p, int64_t begin, int64_t end) {
   return total;
 }
 
+// bf16 to bf16: pairs spare the widening and narrowing, which cost more than memory does.
+template <bool squares>
+double reduce_bf16(const BucketReduce& p, int64_t begin, int64_t end) {
+  constexpr int64_t kPair = 2 * F32::width, kPairs = 2, kStepBf16 = kPairs * kPair;
+  const Divisor by(p.divisor);
+  double total = 0.0;
+  const int64_t whole = begin + (end - begin) / kStepBf16 * kStepBf16;
+  for (int64_t chunk = begin; chunk < whole; chunk += kNormChunk) {
+    const int64_t stop = whole - chunk < kNormChunk ? whole : chunk + kNormChunk;
+    F32 norm = f32_zero();
+    for (int64_t i = chunk; i < stop; i += kStepBf16) {
+      F32 even[kPairs], odd[kPairs];
+      const uint16_t* first = static_cast<const uint16_t*>(p.in[0]) + i;
+      for (int u = 0; u < kPairs; ++u) f32_load_bf16_pair(first + u * kPair, even[u], odd[u]);
+      for (int32_t r = 1; r < p.inputs; ++r) {
+        const uint16_t* from = static_cast<const uint16_t*>(p.in[r]) + i;
+        for (int u = 0; u < kPairs; ++u) {
+          F32 more_even, more_odd;
+          f32_load_bf16_pair(from + u * kPair, more_even, more_odd);
+          even[u] = f32_add(even[u], more_even);
+          odd[u] = f32_add(odd[u], more_odd);
+        }
+      }
+      for (int u = 0; u < kPairs; ++u) {
+        even[u] = divided(even[u], by.factor, by.exact, by.divides);
+        odd[u] = divided(odd[u], by.factor, by.exact, by.divides);
+        if (squares) norm = f32_fma(odd[u], odd[u], f32_fma(even[u], even[u], norm));
+      }
+      for (int32_t o = 0; o < p.outputs; ++o) {
+        uint16_t* to = static_cast<uint16_t*>(p.out[o]) + i;
+        for (int u = 0; u < kPairs; ++u) f32_store_bf16_pair(to + u * kPair, even[u], odd[u]);
+      }
+    }
+    if (squares) total += static_cast<double>(f32_reduce_add(norm));
+  }
+  using Bf16 = Element<BucketType::bf16>;
+  return total + reduce_floats<Bf16, Bf16, squares>(p, whole, end);
+}
+
 // Unsigned, so that sums wrap. Plain loops: the compiler vectorises them for the region's ISA.
 template <class Value>
 void reduce_integers(const BucketReduce& p, int64_t begin, int64_t end) {
@@ -141,6 +180,9 @@ void reduce_integers(const BucketReduce& p, int64_t begin, int64_t end) {
 double reduce(const BucketReduce& p, int64_t begin, int64_t end, bool squares) {
   if (p.in_type == BucketType::i8) return reduce_integers<uint8_t>(p, begin, end), 0.0;
   if (p.in_type == BucketType::i64) return reduce_integers<uint64_t>(p, begin, end), 0.0;
+  if (p.in_type == BucketType::bf16 && p.out_type == BucketType::bf16) {
+    return squares ? reduce_bf16<true>(p, begin, end) : reduce_bf16<false>(p, begin, end);
+  }
   return with_float(p.in_type, [&](auto in) {
     return with_float(p.out_type, [&](auto out) {
       using In = Element<decltype(in)::value>;

@@ -108,12 +108,10 @@ inline void finish_vector(const Int8Linear& p, F32 y, F32 row_scale, int64_t m, 
   }
 }
 
-// Outputs of `rows` x `columns` from sums of a single group.
+// Outputs of `rows` x `columns` from sums of a single group; `scale` as load_weight_scale fills it.
 template <Activation activation, int ldc>
 void finish_sums(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns,
-                 int32_t zero_shift, const int32_t* c) {
-  alignas(64) float scale[ldc];
-  load_weight_scale(p, n0, columns, 0, scale);
+                 int32_t zero_shift, const int32_t* c, const float* scale) {
   const int32_t* weight_sum = p.weight_sum + n0;
   for (int r = 0; r < rows; ++r) {
     const int32_t zero = p.row_zero[m0 + r] + zero_shift;
@@ -124,6 +122,14 @@ void finish_sums(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int colu
       finish_vector<activation>(p, y, row_scale, m0 + r, n0 + j, lanes_left(j, columns));
     }
   }
+}
+
+template <Activation activation, int ldc>
+void finish_sums(const Int8Linear& p, int64_t m0, int rows, int64_t n0, int columns,
+                 int32_t zero_shift, const int32_t* c) {
+  alignas(64) float scale[ldc];
+  load_weight_scale(p, n0, columns, 0, scale);
+  finish_sums<activation, ldc>(p, m0, rows, n0, columns, zero_shift, c, scale);
 }
 
 // Outputs of `rows` x `columns` from scaled sums.

@@ -38,6 +38,12 @@ struct Int16Operand {
   static void store_n(int16_t* p, I32 q, int n) {
     store_u16_n(reinterpret_cast<uint16_t*>(p), narrow(q), n);
   }
+  static void store_x4(int16_t* p, I32 a, I32 b, I32 c, I32 d) {
+    store(p, a);
+    store(p + 8, b);
+    store(p + 16, c);
+    store(p + 24, d);
+  }
 };
 
 constexpr int64_t kPrefetchBytes = 4096;

@@ -38,6 +38,10 @@ struct OffsetOperand {
   static void store_n(uint8_t* p, I32 q, int n) {
     i32_store_i8_n(reinterpret_cast<int8_t*>(p), low_byte(q), n);
   }
+  // Adding 128 to a byte turns its top bit.
+  static void store_x4(uint8_t* p, I32 a, I32 b, I32 c, I32 d) {
+    _mm512_storeu_si512(p, _mm512_xor_si512(i32_narrow_x4(a, b, c, d), _mm512_set1_epi8(-128)));
+  }
 };
 
 // height rows x 16 * strips columns; at most 6 x 4 sums stay in registers.

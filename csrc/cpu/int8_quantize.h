@@ -1,7 +1,8 @@
 // Quantisation of rows, once for every instruction set: the vector width does not change a bit.
 // Read inside a target region, behind a simd_*.h.
 //
-// An operand policy stores quantised lanes: `type`, `store(type*, I32)`, `store_n(type*, I32, n)`.
+// An operand policy stores quantised lanes: `type`, `store(type*, I32)`, `store_n(type*, I32, n)`,
+// `store_x4(type*, I32, I32, I32, I32)`.
 namespace {
 
 using lepton::DType;
@@ -16,6 +17,7 @@ struct Int8Operand {
   using type = int8_t;
   static void store(type* p, I32 q) { i32_store_i8(p, q); }
   static void store_n(type* p, I32 q, int n) { i32_store_i8_n(p, q, n); }
+  static void store_x4(type* p, I32 a, I32 b, I32 c, I32 d) { i32_store_i8_x4(p, a, b, c, d); }
 };
 
 inline F32 load_float(const void* base, DType dtype, int64_t i, int n) {
@@ -44,14 +46,18 @@ RowExtent measure_row(const void* x, int64_t begin, int64_t columns) {
   const I32 magnitude = i32_set(0x7FFFFFFF);
   I32 bits = i32_set(0);
   F32 low = f32_zero(), high = f32_zero();
-  for (int64_t i = 0; i < columns; i += F32::width) {
-    const F32 v = load_float(x, dtype, begin + i, lanes_left(i, columns));
+  const auto take = [&](F32 v) {
     bits = i32_max(bits, i32_and(f32_bits(v), magnitude));
     if (with_bounds) {
       low = f32_min(v, low);
       high = f32_max(v, high);
     }
+  };
+  int64_t i = 0;
+  for (; i + F32::width <= columns; i += F32::width) {
+    take(load_float(x, dtype, begin + i, F32::width));
   }
+  if (i < columns) take(load_float(x, dtype, begin + i, lanes_left(i, columns)));
   RowExtent extent{i32_reduce_max(bits), 0.0f, 0.0f};
   if (with_bounds) {
     extent.low = f32_reduce_min(low);
@@ -94,13 +100,20 @@ void quantize_row(const void* x, int64_t row_begin, const Int8RowLayout& layout,
   const I32 zero_point = i32_set(by.zero_point);
   for_each_group<Operand>(
       layout, q, [&](int64_t column, typename Operand::type* group, int64_t count) {
-        for (int64_t i = 0; i < count; i += F32::width) {
-          const int n = lanes_left(i, count);
+        constexpr int width = F32::width;
+        const auto level = [&](int64_t i, int n) {
           const F32 v = f32_mul(load_float(x, dtype, row_begin + column + i, n), inverse);
-          const F32 clamped = f32_min(f32_max(v, low), high);
-          const I32 level = i32_add(f32_to_i32(clamped), zero_point);
-          n == F32::width ? Operand::store(group + i, level)
-                          : Operand::store_n(group + i, level, n);
+          return i32_add(f32_to_i32(f32_min(f32_max(v, low), high)), zero_point);
+        };
+        int64_t i = 0;
+        for (; i + 4 * width <= count; i += 4 * width) {
+          Operand::store_x4(group + i, level(i, width), level(i + width, width),
+                            level(i + 2 * width, width), level(i + 3 * width, width));
+        }
+        for (; i < count; i += width) {
+          const int n = lanes_left(i, count);
+          n == width ? Operand::store(group + i, level(i, n))
+                     : Operand::store_n(group + i, level(i, n), n);
         }
       });
 }

@@ -82,6 +82,12 @@ inline void i32_store_i8_n(int8_t* p, I32 a, int n) {
   i32_store_i8(lanes, a);
   for (int i = 0; i < n; ++i) p[i] = lanes[i];
 }
+inline void i32_store_i8_x4(int8_t* p, I32 a, I32 b, I32 c, I32 d) {
+  i32_store_i8(p, a);
+  i32_store_i8(p + I32::width, b);
+  i32_store_i8(p + 2 * I32::width, c);
+  i32_store_i8(p + 3 * I32::width, d);
+}
 
 inline int32_t i32_reduce_max(I32 a) {
   const __m128i v4 = _mm_max_epi32(_mm256_castsi256_si128(a.v), _mm256_extracti128_si256(a.v, 1));
@@ -157,6 +163,25 @@ inline void f32_store_bf16(uint16_t* p, F32 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bf16_bits(a));
 }
 inline void f32_store_bf16_n(uint16_t* p, F32 a, int n) { store_u16_n(p, bf16_bits(a), n); }
+// 16 values as those at even and at odd places: no shuffles.
+inline void f32_load_bf16_pair(const uint16_t* p, F32& even, F32& odd) {
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  even.v = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+  odd.v = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(-0x10000)));
+}
+// The value is the upper half; what is below is not cleared.
+inline __m256i bf16_in_upper_half(F32 a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  return _mm256_blendv_epi8(_mm256_add_epi32(bits, half), _mm256_set1_epi32(0x7FC00000), nan);
+}
+inline void f32_store_bf16_pair(uint16_t* p, F32 even, F32 odd) {
+  const __m256i low = _mm256_srli_epi32(bf16_in_upper_half(even), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_blend_epi16(low, bf16_in_upper_half(odd), 0xAA));
+}
 inline F32 f32_load_fp16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
 }

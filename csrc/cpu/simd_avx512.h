@@ -58,6 +58,16 @@ inline void i32_store_i8(int8_t* p, I32 a) {
 inline void i32_store_i8_n(int8_t* p, I32 a, int n) {
   _mm512_mask_cvtsepi32_storeu_epi8(p, first_lanes(n), a.v);
 }
+// Four vectors at once: saturated, one store.
+inline __m512i i32_narrow_x4(I32 a, I32 b, I32 c, I32 d) {
+  const __m512i quads =
+      _mm512_packs_epi16(_mm512_packs_epi32(a.v, b.v), _mm512_packs_epi32(c.v, d.v));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, quads);
+}
+inline void i32_store_i8_x4(int8_t* p, I32 a, I32 b, I32 c, I32 d) {
+  _mm512_storeu_si512(p, i32_narrow_x4(a, b, c, d));
+}
 
 inline int32_t i32_reduce_max(I32 a) {
   const __m256i v8 =
@@ -144,6 +154,24 @@ inline void f32_store_bf16(uint16_t* p, F32 a) {
 }
 inline void f32_store_bf16_n(uint16_t* p, F32 a, int n) {
   _mm256_mask_storeu_epi16(p, first_lanes(n), _mm512_cvtepi32_epi16(bf16_bits(a)));
+}
+// 32 values as those at even and at odd places: no shuffles.
+inline void f32_load_bf16_pair(const uint16_t* p, F32& even, F32& odd) {
+  const __m512i both = _mm512_loadu_si512(p);
+  even.v = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
+  odd.v = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(-0x10000)));
+}
+// The value is the upper half; what is below is not cleared.
+inline __m512i bf16_in_upper_half(F32 a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+  return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q),
+                                 _mm512_add_epi32(bits, half), _mm512_set1_epi32(0x7FC00000));
+}
+inline void f32_store_bf16_pair(uint16_t* p, F32 even, F32 odd) {
+  const __m512i low = _mm512_srli_epi32(bf16_in_upper_half(even), 16);
+  _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, low, bf16_in_upper_half(odd)));
 }
 inline F32 f32_load_fp16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};

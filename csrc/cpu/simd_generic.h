@@ -76,6 +76,13 @@ inline void i32_store_i8(int8_t* p, I32 a) {
 inline void i32_store_i8_n(int8_t* p, I32 a, int n) {
   if (n > 0) i32_store_i8(p, a);
 }
+// Four vectors, one behind the other.
+inline void i32_store_i8_x4(int8_t* p, I32 a, I32 b, I32 c, I32 d) {
+  i32_store_i8(p, a);
+  i32_store_i8(p + I32::width, b);
+  i32_store_i8(p + 2 * I32::width, c);
+  i32_store_i8(p + 3 * I32::width, d);
+}
 
 inline F32 f32_set(float x) { return {x}; }
 inline F32 f32_zero() { return {0.0f}; }
@@ -130,6 +137,14 @@ inline void f32_store_bf16(uint16_t* p, F32 a) {
 }
 inline void f32_store_bf16_n(uint16_t* p, F32 a, int n) {
   if (n > 0) f32_store_bf16(p, a);
+}
+inline void f32_load_bf16_pair(const uint16_t* p, F32& even, F32& odd) {
+  even = f32_load_bf16(p);
+  odd = f32_load_bf16(p + F32::width);
+}
+inline void f32_store_bf16_pair(uint16_t* p, F32 even, F32 odd) {
+  f32_store_bf16(p, even);
+  f32_store_bf16(p + F32::width, odd);
 }
 
 // IEEE half precision, denormals included: to nearest, ties to even; NaN stays NaN

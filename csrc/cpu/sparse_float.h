@@ -129,43 +129,49 @@ struct FloatBlockSource : BitmaskSource<dtype> {
   }
 };
 
-// As many rows as a tile holds: weights go from the registers straight into the sums.
+// As many rows as a tile holds: weights go from the registers straight into the sums. A sum waits
+// for the one before it, so several strips go side by side, as far as there are registers.
+template <DType dtype, int rows, int strips>
+void bitmask_strips(const SparseLinear& p, int64_t n, const Int8Block& block) {
+  constexpr int64_t kValuesAhead = 1024;
+  const int64_t stride = p.dense.a_stride;
+  const float* x = static_cast<const float*>(p.dense.a) + block.m_begin * stride;
+  BitmaskState state[strips];
+  FloatSums<rows> sums[strips];
+  for (int s = 0; s < strips; ++s) {
+    state[s] = BitmaskState::of<dtype>(p, n / kStrip + s);
+    sums[s].clear();
+  }
+  for (int64_t k = 0; k < p.dense.layout.row_padded; ++k) {
+    for (int s = 0; s < strips; ++s) {
+      F32 w[kVectors];
+      __builtin_prefetch(state[s].values + kValuesAhead);
+      expand_strip_column<dtype>(mask_of(state[s].pattern, k), state[s].values, w);
+      sums[s].add(x + k, stride, w);
+    }
+  }
+  with_activation(p.dense.activation, [&](auto activation) {
+    for (int s = 0; s < strips; ++s) {
+      alignas(64) float c[rows * kStrip];
+      const int64_t at = n + s * kStrip;
+      sums[s].store(c, kStrip);
+      finish_scaled<activation()>(p.dense, block.m_begin, rows, at, columns_of(block, at), c,
+                                  kStrip);
+    }
+  });
+}
+
 template <DType dtype>
 void bitmask_few(const SparseLinear& p, const Int8Block& block) {
-  const int64_t rows = block.m_end - block.m_begin, stride = p.dense.a_stride;
-  const float* x = static_cast<const float*>(p.dense.a) + block.m_begin * stride;
-  for (int64_t n = block.n_begin; n < block.n_end; n += kStrip) {
-    alignas(64) float c[kTileRows * kStrip];
-    BitmaskState state = BitmaskState::of<dtype>(p, n / kStrip);
-    with_rows(rows, [&](auto height) {
-      FloatSums<height()> sums;
-      sums.clear();
-      for (int64_t k = 0; k < p.dense.layout.row_padded; ++k) {
-        F32 w[kVectors];
-        expand_strip_column<dtype>(mask_of(state.pattern, k), state.values, w);
-        sums.add(x + k, stride, w);
-      }
-      sums.store(c, kStrip);
-    });
-    with_activation(p.dense.activation, [&](auto activation) {
-      finish_scaled<activation()>(p.dense, block.m_begin, static_cast<int>(rows), n,
-                                  columns_of(block, n), c, kStrip);
-    });
-  }
-}
-
-template <DType dtype>
-void float_bitmask_of(const SparseLinear& p, const Int8Block& block, void* panel) {
-  if (block.m_end - block.m_begin <= kTileRows) return bitmask_few<dtype>(p, block);
-  run_panels<BitmaskSource<dtype>>(p, block, panel);
-}
-
-inline void float_bitmask(const SparseLinear& p, const Int8Block& block, void* panel) {
-  switch (p.value_dtype) {
-    case DType::f32: return float_bitmask_of<DType::f32>(p, block, panel);
-    case DType::bf16: return float_bitmask_of<DType::bf16>(p, block, panel);
-    default: return float_bitmask_of<DType::f16>(p, block, panel);
-  }
+  with_rows(block.m_end - block.m_begin, [&](auto height) {
+    constexpr int rows = height();
+    constexpr int strips = kVectors == 1 || rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+    int64_t n = block.n_begin;
+    for (; n + (strips - 1) * kStrip < block.n_end; n += strips * kStrip) {
+      bitmask_strips<dtype, rows, strips>(p, n, block);
+    }
+    for (; n < block.n_end; n += kStrip) bitmask_strips<dtype, rows, 1>(p, n, block);
+  });
 }
 
 inline void float_block(const SparseLinear& p, const Int8Block& block, void* panel) {

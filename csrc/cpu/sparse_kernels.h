@@ -9,6 +9,8 @@ extern const SparseKernels kSparseGeneric;
 #if defined(__x86_64__)
 extern const SparseKernels kSparseAvx2;
 extern const SparseKernels kSparseVbmi2;
+extern const SparseTileKernels kSparseAmx;
+void sparse_bitmask_amx(const SparseLinear&, const Int8Block&);
 #endif
 
 }  // namespace lepton

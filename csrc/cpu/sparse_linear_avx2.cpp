@@ -66,6 +66,11 @@ inline void expand_strip_column(uint32_t mask, const uint8_t*& values, F32* w) {
 
 #include "cpu/sparse_float.h"
 
+#define LEPTON_TRANSPOSE_8X8
+#include "cpu/attention_transpose.h"
+
+#include "cpu/sparse_float_lists.h"
+
 namespace lepton {
 namespace {
 
@@ -97,6 +102,7 @@ struct Avx2Tile {
   using operand = int16_t;
   static constexpr int32_t zero_shift = 0;
   static constexpr int32_t few_zero_shift = 0;
+  static constexpr int few_strips = 1;
 
   template <int height>
   static void rows(const int16_t* a, int64_t a_stride, const BlockList& list, int64_t blocks,
@@ -112,7 +118,7 @@ struct Avx2Tile {
 
   // vpmaddubsw takes the magnitude of x and the weight with the sign of x. Its sums of two products
   // stay within 2 * 127 * 127 and do not saturate: neither side is ever -128.
-  template <int rows>
+  template <int rows, int>
   static void few(const SparseLinear& p, int64_t m, int64_t strip, int32_t* c) {
     const int64_t k_all = p.dense.layout.row_padded;
     const uint8_t* pattern = p.pattern + strip * 2 * k_all;

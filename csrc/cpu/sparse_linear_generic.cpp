@@ -33,6 +33,10 @@ void expand_strip_column(uint32_t mask, const uint8_t*& values, F32* w) {
 
 #include "cpu/sparse_float.h"
 
+#include "cpu/attention_transpose.h"
+
+#include "cpu/sparse_float_lists.h"
+
 namespace lepton {
 namespace {
 
@@ -55,6 +59,7 @@ struct GenericTile {
   using operand = int8_t;
   static constexpr int32_t zero_shift = 0;
   static constexpr int32_t few_zero_shift = 0;
+  static constexpr int few_strips = 1;
 
   template <int height>
   static void rows(const int8_t* a, int64_t a_stride, const BlockList& list, int64_t blocks,
@@ -67,7 +72,7 @@ struct GenericTile {
     }
   }
 
-  template <int rows>
+  template <int rows, int>
   static void few(const SparseLinear& p, int64_t m, int64_t strip, int32_t* c) {
     const int64_t k_all = p.dense.layout.row_padded;
     const uint8_t* pattern = p.pattern + strip * 2 * k_all;

@@ -35,18 +35,15 @@ inline void expand_strip_column(uint32_t mask, const uint8_t*& values, F32* w) {
 
 #include "cpu/sparse_float.h"
 
+#define LEPTON_TRANSPOSE_8X8
+#include "cpu/attention_transpose.h"
+
+#include "cpu/sparse_float_lists.h"
+
+#include "cpu/sparse_expand.h"
+
 namespace lepton {
 namespace {
-
-// The next 64 weights; moves the pointer on. A plain load and the register form of vpexpandb: its
-// memory form is microcoded.
-inline __m512i expand_quad(const uint8_t* pattern, const int8_t*& values) {
-  uint64_t mask;
-  std::memcpy(&mask, pattern, sizeof mask);
-  const __m512i next = _mm512_loadu_si512(values);
-  values += __builtin_popcountll(mask);
-  return _mm512_maskz_expand_epi8(mask, next);
-}
 
 inline __m512i four_of_row(const uint8_t* a) {
   int32_t quad;
@@ -58,6 +55,7 @@ struct Vbmi2Tile {
   using operand = uint8_t;
   static constexpr int32_t zero_shift = 128;
   static constexpr int32_t few_zero_shift = 128;
+  static constexpr int few_strips = 4;
 
   template <int height>
   static void rows(const uint8_t* a, int64_t a_stride, const BlockList& list, int64_t blocks,
@@ -74,30 +72,33 @@ struct Vbmi2Tile {
     for (int r = 0; r < height; ++r) _mm512_storeu_si512(c + r * kPanelColumns, sum[r]);
   }
 
-  template <int rows>
+  template <int rows, int strips>
   static void few(const SparseLinear& p, int64_t m, int64_t strip, int32_t* c) {
-    const int64_t k_all = p.dense.layout.row_padded;
+    const int64_t k_all = p.dense.layout.row_padded, stride = p.dense.a_stride;
+    const uint8_t* a = static_cast<const uint8_t*>(p.dense.a) + m * stride;
     const uint8_t* pattern = p.pattern + strip * 2 * k_all;
-    const int8_t* values = static_cast<const int8_t*>(p.values) + p.offsets[strip];
-    const uint8_t* a = static_cast<const uint8_t*>(p.dense.a) + m * p.dense.a_stride;
-    // Four sums per row: one would wait for its own latency. k is a multiple of 64.
-    __m512i sum[rows][4];
-    for (int r = 0; r < rows; ++r) {
-      for (int u = 0; u < 4; ++u) sum[r][u] = _mm512_setzero_si512();
+    const int8_t* values[strips];
+    __m512i sum[strips][rows];
+    for (int s = 0; s < strips; ++s) {
+      values[s] = static_cast<const int8_t*>(p.values) + p.offsets[strip + s];
+      for (int r = 0; r < rows; ++r) sum[s][r] = _mm512_setzero_si512();
     }
-    for (int64_t k = 0; k < k_all; k += 16) {
-      for (int u = 0; u < 4; ++u, pattern += 8) {
-        const __m512i w = expand_quad(pattern, values);
-        for (int r = 0; r < rows; ++r) {
-          const __m512i x = four_of_row(a + r * p.dense.a_stride + k + u * 4);
-          sum[r][u] = _mm512_dpbusd_epi32(sum[r][u], x, w);
+    // k is a multiple of 64: a line of every strip's pattern serves 32 columns.
+    for (int64_t k = 0; k < k_all; k += 32, pattern += 64) {
+      for (int s = 0; s < strips; ++s) prefetch(pattern + s * 2 * k_all + kPatternAhead);
+      for (int u = 0; u < 8; ++u) {
+        for (int s = 0; s < strips; ++s) {
+          if (u % 2 == 0) prefetch(values[s] + kValuesAhead);
+          const __m512i w = expand_quad(pattern + s * 2 * k_all + u * 8, values[s]);
+          for (int r = 0; r < rows; ++r) {
+            const __m512i x = four_of_row(a + r * stride + k + u * 4);
+            sum[s][r] = _mm512_dpbusd_epi32(sum[s][r], x, w);
+          }
         }
       }
     }
-    for (int r = 0; r < rows; ++r) {
-      const __m512i low = _mm512_add_epi32(sum[r][0], sum[r][1]);
-      const __m512i high = _mm512_add_epi32(sum[r][2], sum[r][3]);
-      _mm512_storeu_si512(c + r * kStrip, _mm512_add_epi32(low, high));
+    for (int s = 0; s < strips; ++s) {
+      for (int r = 0; r < rows; ++r) _mm512_storeu_si512(c + (s * rows + r) * kStrip, sum[s][r]);
     }
   }
 };

@@ -128,23 +128,38 @@ struct Int8BlockSource {
   }
 };
 
-// Bitmask, int8, few rows. A tile has `few<rows>(p, strip, c)`, which sets 16 sums per row.
+// Bitmask, int8, few rows. A tile has `few_strips`, how many strips it takes together, and
+// `few<rows, strips>(p, m, strip, c)`, which sets 16 sums per row, strip after strip.
+template <class Tile, int rows, int strips>
+void int8_few_strips(const SparseLinear& p, int64_t m, int64_t n, const Int8Block& block) {
+  alignas(64) int32_t c[strips * rows * kStrip];
+  Tile::template few<rows, strips>(p, m, n / kStrip, c);
+  with_activation(p.dense.activation, [&](auto activation) {
+    for (int s = 0; s < strips; ++s) {
+      const int64_t at = n + s * kStrip;
+      finish_sums<activation(), kStrip>(p.dense, m, rows, at, columns_of(block, at),
+                                        Tile::few_zero_shift, c + s * rows * kStrip);
+    }
+  });
+}
+
+template <class Tile, int rows>
+void int8_few_rows(const SparseLinear& p, const Int8Block& block) {
+  constexpr int64_t together = Tile::few_strips * kStrip;
+  int64_t n = block.n_begin;
+  for (; n + together - kStrip < block.n_end; n += together) {
+    int8_few_strips<Tile, rows, Tile::few_strips>(p, block.m_begin, n, block);
+  }
+  for (; n < block.n_end; n += kStrip) int8_few_strips<Tile, rows, 1>(p, block.m_begin, n, block);
+}
+
 template <class Tile>
 void int8_few(const SparseLinear& p, const Int8Block& block) {
-  const int64_t m = block.m_begin;
-  const int rows = static_cast<int>(block.m_end - m);
-  for (int64_t n = block.n_begin; n < block.n_end; n += kStrip) {
-    alignas(64) int32_t c[lepton::kFewInt8Rows * kStrip];
-    switch (rows) {
-      case 1: Tile::template few<1>(p, m, n / kStrip, c); break;
-      case 2: Tile::template few<2>(p, m, n / kStrip, c); break;
-      case 3: Tile::template few<3>(p, m, n / kStrip, c); break;
-      default: Tile::template few<4>(p, m, n / kStrip, c); break;
-    }
-    with_activation(p.dense.activation, [&](auto activation) {
-      finish_sums<activation(), kStrip>(p.dense, m, rows, n, columns_of(block, n),
-                                        Tile::few_zero_shift, c);
-    });
+  switch (block.m_end - block.m_begin) {
+    case 1: return int8_few_rows<Tile, 1>(p, block);
+    case 2: return int8_few_rows<Tile, 2>(p, block);
+    case 3: return int8_few_rows<Tile, 3>(p, block);
+    default: return int8_few_rows<Tile, 4>(p, block);
   }
 }
 

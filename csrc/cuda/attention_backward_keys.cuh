@@ -4,31 +4,10 @@
 // never leave registers. No atomics: the order of every sum is fixed.
 #pragma once
 
+#include "cuda/attention_backward_config.cuh"
 #include "cuda/attention_gather.cuh"
 
 namespace lepton {
-
-// kParts: 1 gradients of values, 2 of keys, 3 both. Both do not fit registers above 128 columns.
-template <class T_, int kDim_, bool kGeneral_, int kParts_>
-struct BackwardKeysConfig {
-  using T = T_;
-  static constexpr int kDim = kDim_, kParts = kParts_;
-  static constexpr bool kGeneral = kGeneral_;
-  static constexpr bool kValues = (kParts & 1) != 0, kKeyGradient = (kParts & 2) != 0;
-  static constexpr int kWarps = kDim <= 128 ? 8 : 4, kThreads = 32 * kWarps;
-  static constexpr int kKeys = 16 * kWarps;
-  static constexpr int kQueries = kDim <= 64 ? 64 : 32;
-  static constexpr int kStages = kDim <= 128 ? 2 : 1;
-  // What stays in registers.
-  static constexpr bool kHoldKeys = kDim <= 64, kHoldValues = kDim <= 64;
-  using KeyTile = Tile<kKeys, kDim>;
-  using QueryTile = Tile<kQueries, kDim>;
-  static constexpr uint32_t kValueAt = KeyTile::kBytes, kStageAt = 2 * KeyTile::kBytes;
-  static constexpr uint32_t kGradAt = QueryTile::kBytes;  // of a stage: queries, grad_out, stats
-  static constexpr uint32_t kStatsAt = 2 * QueryTile::kBytes;
-  static constexpr uint32_t kStageBytes = kStatsAt + kQueries * 8;
-  static constexpr uint32_t kSharedBytes = kStageAt + kStages * kStageBytes;
-};
 
 template <class Config>
 struct BackwardKeysBlock {
@@ -43,7 +22,7 @@ struct BackwardKeysBlock {
 
   const CudaAttention& a;
   Sequence s;
-  int first_key, kv_head, group;
+  int first_key, kv_head;
   BlockRange range;
   Copy queries, grads;             // of the head and block that come next, without kGeneral
   Global<const float> next_stats;  // this thread's pair of that block, without kGeneral
@@ -152,7 +131,7 @@ struct BackwardKeysBlock {
   template <bool kMasked>
   __device__ __forceinline__ void differentiate(Accumulators<1, kQueries8>& p,
                                                 Accumulators<1, kQueries8>& ds, int head, int block,
-                                                uint32_t stage, const Dropout& dropout) {
+                                                uint32_t stage) {
     const int column = static_cast<int>(lane_index()) % 4 * 2;
     const Shared<float> stats =
         Shared<float>::from_address(shared_at(Config::kStageAt + Config::kStatsAt) + stage);
@@ -168,7 +147,7 @@ struct BackwardKeysBlock {
               static_cast<uint32_t>(s.number * static_cast<int>(a.p.heads) + head);
           const uint32_t planes[2] = {plane, plane};
           const int warp = static_cast<int>(threadIdx.x) / 32;
-          kept = dropout.kept_of_column_tile(a, first_key + warp * 16, both, planes);
+          kept = Dropout(a).kept_of_column_tile(a, first_key + warp * 16, both, planes);
         }
       }
 #pragma unroll
@@ -194,8 +173,7 @@ struct BackwardKeysBlock {
   }
 
   template <bool kMasked>
-  __device__ __forceinline__ void compute(int head, int block, uint32_t stage,
-                                          const Dropout& dropout) {
+  __device__ __forceinline__ void compute(int head, int block, uint32_t stage) {
     Accumulators<1, kQueries8> p, ds;
     clear(p);
     multiply_transposed<T, KeyTile, QueryTile, kHoldKeys>(p, &key_fragments, key_lane,
@@ -205,7 +183,7 @@ struct BackwardKeysBlock {
       multiply_transposed<T, KeyTile, QueryTile, kHoldValues>(
           ds, &value_fragments, key_lane + Config::kValueAt, column_lane + stage + Config::kGradAt);
     }
-    differentiate<kMasked>(p, ds, head, block, stage, dropout);
+    differentiate<kMasked>(p, ds, head, block, stage);
     uint32_t packed[1][kQueries8][2];
     if constexpr (Config::kValues) {
       pack<T>(p, packed);
@@ -241,25 +219,54 @@ struct BackwardKeysBlock {
                                             static_cast<int>(threadIdx.x % Config::kQueries));
   }
 
+  // What loops don't need waits in shared memory, not in registers.
+  __device__ __forceinline__ void put_place() const {
+    const Shared<int> place(Config::kPlaceAt);
+    if (threadIdx.x == 0) {
+      put_sequence(place, s);
+      place.store(kSequenceInts, first_key);
+      place.store(kSequenceInts + 1, kv_head);
+      place.store(kSequenceInts + 2, range.begin);
+      place.store(kSequenceInts + 3, range.end);
+      place.store(kSequenceInts + 4, range.full_begin);
+      place.store(kSequenceInts + 5, range.full_end);
+    }
+  }
+  __device__ __forceinline__ void get_place() {
+    const Shared<int> place(Config::kPlaceAt);
+    s = get_sequence(place);
+    first_key = place.load(kSequenceInts);
+    kv_head = place.load(kSequenceInts + 1);
+    range = {place.load(kSequenceInts + 2), place.load(kSequenceInts + 3),
+             place.load(kSequenceInts + 4), place.load(kSequenceInts + 5)};
+  }
+
+  __device__ __forceinline__ int group() const { return static_cast<int>(a.p.group); }
+
+  // Starts the copy of the i-th block. Masked blocks of all heads come first; full blocks follow
+  // each other within a head.
+  __device__ __forceinline__ void copy(int i, uint32_t stage) {
+    const int head0 = kv_head * group(), masked = range.masked();
+    const int full = range.count() - masked, all_masked = masked * group();
+    if (i < all_masked) {
+      copy_queries(head0 + i / masked, range.block(i % masked), stage);
+    } else if (i < range.count() * group()) {
+      const int j = i - all_masked;
+      copy_queries(head0 + j / full, range.full_begin + j % full, stage);
+    }
+  }
+  __device__ __forceinline__ void compute_masked(int i, uint32_t stage) {
+    const int masked = range.masked();
+    compute<true>(kv_head * group() + i / masked, range.block(i % masked), stage);
+  }
+
   __device__ __forceinline__ void run() {
     start();
     const int last = min(first_key + Config::kKeys, s.k_len) - 1;
     range = queries_of_keys<Config::kQueries, kGeneral>(a, s, first_key, last);
     // Queries without a mask begin in the first stage.
-    if (range.masked() * group % 2 && range.full_begin < range.full_end) ++range.full_begin;
-    const int head0 = kv_head * group;
-    const int masked = range.masked(), full = range.count() - masked;
-    const int all_masked = masked * group, count = range.count() * group;
-    const Dropout dropout(a);
-    // Masked blocks of all heads come first. Full blocks follow each other within a head.
-    const auto copy = [&](int i, uint32_t stage) {
-      if (i < all_masked) {
-        copy_queries(head0 + i / masked, range.block(i % masked), stage);
-      } else if (i < count) {
-        const int j = i - all_masked;
-        copy_queries(head0 + j / full, range.full_begin + j % full, stage);
-      }
-    };
+    if (range.masked() * group() % 2 && range.full_begin < range.full_end) ++range.full_begin;
+    put_place();
     copy_keys();
     copy(0, 0);
     cp_async_commit();
@@ -269,9 +276,10 @@ struct BackwardKeysBlock {
     if constexpr (kHoldValues) {
       load_fragments<KeyTile>(value_fragments, key_lane + Config::kValueAt);
     }
+    get_place();
     if constexpr (Config::kStages == 1) {
 #pragma unroll 1
-      for (int i = 0; i < count; ++i) {
+      for (int i = 0; i < range.count() * group(); ++i) {
         if (i > 0) {
           __syncthreads();
           copy(i, 0);
@@ -279,34 +287,38 @@ struct BackwardKeysBlock {
           cp_async_wait<0>();
           __syncthreads();
         }
-        if (kGeneral || i < all_masked) {
-          compute<true>(head0 + i / masked, range.block(i % masked), 0, dropout);
+        if (kGeneral || i < range.masked() * group()) {
+          compute_masked(i, 0);
         } else {
-          compute<false>(0, 0, 0, dropout);
+          compute<false>(0, 0, 0);
         }
+        get_place();
       }
     } else {
       uint32_t stage = 0;
 #pragma unroll 1
-      for (int i = 0; i < all_masked; ++i) {
+      for (int i = 0; i < range.masked() * group(); ++i) {
         cp_async_wait<0>();
         __syncthreads();
         copy(i + 1, Config::kStageBytes - stage);
         cp_async_commit();
-        compute<true>(head0 + i / masked, range.block(i % masked), stage, dropout);
+        compute_masked(i, stage);
         stage = Config::kStageBytes - stage;
+        get_place();
       }
-      if constexpr (!kGeneral) run_full(head0, dropout);
+      if constexpr (!kGeneral) run_full();
     }
     finish();
   }
 
   // The blocks without a mask, head after head; the very first is under way to the first stage.
-  __device__ __forceinline__ void run_full(int head0, const Dropout& dropout) {
+  __device__ __forceinline__ void run_full() {
     if (range.full_begin == range.full_end) return;
 #pragma unroll 1
-    for (int head = head0; head < head0 + group; ++head) {
-      if (head == head0) {
+    for (int i = 0; i < group(); ++i) {
+      get_place();
+      const int head = kv_head * group() + i;
+      if (i == 0) {
         seek(head, range.full_begin + 1);
       } else {
         __syncthreads();
@@ -320,7 +332,7 @@ struct BackwardKeysBlock {
         __syncthreads();
         if (--left > 0) copy_next(Config::kStageBytes - stage);
         cp_async_commit();
-        compute<false>(0, 0, stage, dropout);
+        compute<false>(0, 0, stage);
       };
 #pragma unroll 1
       while (true) {
@@ -337,6 +349,7 @@ struct BackwardKeysBlock {
     const Attention& p = a.p;
     const float value_scale = a.rng_state ? p.dropout_scale : 1.0f;
     __syncthreads();
+    get_place();
     if constexpr (Config::kKeyGradient) {
       store(grad_key, p.scale, 0, a.grad_k, a.grad_k_stride, static_cast<int>(p.head_dim));
     }
@@ -373,7 +386,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int index = static_cast<int>(blockIdx.x), heads = static_cast<int>(a.p.kv_heads);
   int slot = index % a.slots, number = index / a.slots / heads;
   block.kv_head = index / a.slots % heads;
-  block.group = static_cast<int>(a.p.group);
   if (a.cu_k) number = sequence_of_slot(a.cu_k, a.batch, a.k_len, 1, Config::kKeys, slot);
   block.s = sequence_at(a, number);
   block.first_key = slot * Config::kKeys;

@@ -3,29 +3,10 @@
 // the fp32 copies, that a sum from key tiles needs: the order of every sum is fixed.
 #pragma once
 
+#include "cuda/attention_backward_config.cuh"
 #include "cuda/attention_gather.cuh"
 
 namespace lepton {
-
-template <class T_, int kDim_, bool kGeneral_>
-struct BackwardQueriesConfig {
-  using T = T_;
-  static constexpr int kDim = kDim_;
-  static constexpr bool kGeneral = kGeneral_;
-  static constexpr int kWarps = kDim > 64 && kDim <= 128 ? 8 : 4, kThreads = 32 * kWarps;
-  static constexpr int kRows16 = kDim <= 64 && !kGeneral ? 2 : 1;
-  static constexpr int kRows = 16 * kRows16 * kWarps;
-  static constexpr int kKeys = 32;
-  static constexpr int kStages = kDim <= 128 ? 2 : 1;
-  // What stays in registers.
-  static constexpr bool kHoldQueries = kDim <= 128, kHoldGrads = kDim <= 128 && kRows16 == 1;
-  using QueryTile = Tile<kRows, kDim>;
-  using KeyTile = Tile<kKeys, kDim>;
-  static constexpr uint32_t kGradAt = QueryTile::kBytes, kStageAt = 2 * QueryTile::kBytes;
-  static constexpr uint32_t kValueAt = KeyTile::kBytes;  // of a stage
-  static constexpr uint32_t kStageBytes = 2 * KeyTile::kBytes;
-  static constexpr uint32_t kSharedBytes = kStageAt + kStages * kStageBytes;
-};
 
 template <class Config>
 struct BackwardQueriesBlock {
@@ -109,8 +90,7 @@ struct BackwardQueriesBlock {
   // Scores and the products of grad_out and values to gradients of scores, in `ds`.
   template <bool kMasked>
   __device__ __forceinline__ void differentiate(const Accumulators<kRows16, kKeys8>& scores,
-                                                Accumulators<kRows16, kKeys8>& ds, int block,
-                                                const Dropout& dropout) {
+                                                Accumulators<kRows16, kKeys8>& ds, int block) {
     const int column = block * Config::kKeys + static_cast<int>(lane_index()) % 4 * 2;
 #pragma unroll
     for (int m = 0; m < kRows16; ++m) {
@@ -123,7 +103,7 @@ struct BackwardQueriesBlock {
             const uint32_t plane =
                 static_cast<uint32_t>(s.number * static_cast<int>(a.p.heads) + head);
             const uint32_t planes[2] = {plane, plane};
-            kept = dropout.kept_of_row_tile(a, block * Config::kKeys + n * 8, both, planes);
+            kept = Dropout(a).kept_of_row_tile(a, block * Config::kKeys + n * 8, both, planes);
           }
         }
 #pragma unroll
@@ -144,7 +124,7 @@ struct BackwardQueriesBlock {
   }
 
   template <bool kMasked>
-  __device__ __forceinline__ void compute(int block, uint32_t stage, const Dropout& dropout) {
+  __device__ __forceinline__ void compute(int block, uint32_t stage) {
     Accumulators<kRows16, kKeys8> scores, ds;
     clear(scores);
     multiply_transposed<T, QueryTile, KeyTile, kHoldQueries>(scores, &query_fragments, query_lane,
@@ -152,7 +132,7 @@ struct BackwardQueriesBlock {
     clear(ds);
     multiply_transposed<T, QueryTile, KeyTile, kHoldGrads>(
         ds, &grad_fragments, query_lane + Config::kGradAt, column_lane + stage + Config::kValueAt);
-    differentiate<kMasked>(scores, ds, block, dropout);
+    differentiate<kMasked>(scores, ds, block);
     uint32_t packed[kRows16][kKeys8][2];
     pack<T>(ds, packed);
     multiply<T, KeyTile>(sums, packed, row_lane + stage);
@@ -199,10 +179,9 @@ struct BackwardQueriesBlock {
     range = keys_of_queries<Config::kKeys, kGeneral>(a, s, first_query, last);
     // Keys without a mask begin in the first stage.
     if (range.masked() % 2 && range.full_begin < range.full_end) ++range.full_begin;
-    const int count = range.count(), masked = range.masked();
-    const Dropout dropout(a);
+    put_place();
     copy_queries();
-    if (count > 0) copy_keys<true>(range.block(0), 0);
+    if (range.count() > 0) copy_keys<true>(range.block(0), 0);
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
@@ -210,9 +189,10 @@ struct BackwardQueriesBlock {
     if constexpr (kHoldGrads) {
       load_fragments<QueryTile>(grad_fragments, query_lane + Config::kGradAt);
     }
+    get_place();
     if constexpr (Config::kStages == 1) {
 #pragma unroll 1
-      for (int i = 0; i < count; ++i) {
+      for (int i = 0; i < range.count(); ++i) {
         if (i > 0) {
           __syncthreads();
           copy_keys<true>(range.block(i), 0);
@@ -220,30 +200,56 @@ struct BackwardQueriesBlock {
           cp_async_wait<0>();
           __syncthreads();
         }
-        if (kGeneral || i < masked) {
-          compute<true>(range.block(i), 0, dropout);
+        if (kGeneral || i < range.masked()) {
+          compute<true>(range.block(i), 0);
         } else {
-          compute<false>(range.block(i), 0, dropout);
+          compute<false>(range.block(i), 0);
         }
+        get_place();
       }
     } else {
       uint32_t stage = 0;
 #pragma unroll 1
-      for (int i = 0; i < masked; ++i) {
+      for (int i = 0; i < range.masked(); ++i) {
         cp_async_wait<0>();
         __syncthreads();
-        if (i + 1 < count) copy_keys<true>(range.block(i + 1), Config::kStageBytes - stage);
+        if (i + 1 < range.count()) copy_keys<true>(range.block(i + 1), Config::kStageBytes - stage);
         cp_async_commit();
-        compute<true>(range.block(i), stage, dropout);
+        compute<true>(range.block(i), stage);
         stage = Config::kStageBytes - stage;
+        get_place();
       }
-      if constexpr (!kGeneral) run_full(count - masked, dropout);
+      if constexpr (!kGeneral) run_full(range.count() - range.masked());
     }
     finish();
   }
 
+  // What loops don't need waits in shared memory, not in registers.
+  __device__ __forceinline__ void put_place() const {
+    const Shared<int> place(Config::kPlaceAt);
+    if (threadIdx.x == 0) {
+      put_sequence(place, s);
+      place.store(kSequenceInts, first_query);
+      place.store(kSequenceInts + 1, head);
+      place.store(kSequenceInts + 2, kv_head);
+      place.store(kSequenceInts + 3, range.begin);
+      place.store(kSequenceInts + 4, range.end);
+      place.store(kSequenceInts + 5, range.full_begin);
+      place.store(kSequenceInts + 6, range.full_end);
+    }
+  }
+  __device__ __forceinline__ void get_place() {
+    const Shared<int> place(Config::kPlaceAt);
+    s = get_sequence(place);
+    first_query = place.load(kSequenceInts);
+    head = place.load(kSequenceInts + 1);
+    kv_head = place.load(kSequenceInts + 2);
+    range = {place.load(kSequenceInts + 3), place.load(kSequenceInts + 4),
+             place.load(kSequenceInts + 5), place.load(kSequenceInts + 6)};
+  }
+
   // The blocks without a mask; the first is under way to the first stage.
-  __device__ __forceinline__ void run_full(int count, const Dropout& dropout) {
+  __device__ __forceinline__ void run_full(int count) {
     if (count == 0) return;
     keys.skip(range.full_begin + 1);
     values.skip(range.full_begin + 1);
@@ -252,7 +258,7 @@ struct BackwardQueriesBlock {
       __syncthreads();
       if (--count > 0) copy_keys<false>(0, Config::kStageBytes - stage);
       cp_async_commit();
-      compute<false>(0, stage, dropout);
+      compute<false>(0, stage);
     };
 #pragma unroll 1
     while (true) {
@@ -261,6 +267,7 @@ struct BackwardQueriesBlock {
       step(Config::kStageBytes);
       if (count == 0) break;
     }
+    get_place();
   }
 
   // By way of the rows of the query tile that this warp alone has read.

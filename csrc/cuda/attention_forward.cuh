@@ -3,32 +3,12 @@
 // registers.
 #pragma once
 
+#include "cuda/attention_forward_config.cuh"
+#include "cuda/attention_forward_finish.cuh"
+#include "cuda/attention_forward_scores.cuh"
 #include "cuda/attention_gather.cuh"
 
 namespace lepton {
-
-// kGeneral: any option, any layout of keys, any share of the keys. Without it only the window, and
-// rows at multiples of 16 bytes.
-template <class T_, int kDim_, bool kGeneral_>
-struct ForwardConfig {
-  using T = T_;
-  static constexpr int kDim = kDim_;
-  static constexpr bool kGeneral = kGeneral_;
-  static constexpr int kWarps = 4, kThreads = 32 * kWarps;
-  static constexpr int kRows16 = kDim <= 128 && !kGeneral ? 2 : 1;  // blocks of 16 rows of a warp
-  static constexpr int kRows = 16 * kRows16 * kWarps;
-  static constexpr int kKeys = 64;
-  static constexpr bool kHoldQuery = kDim <= 64;  // in registers
-  // Two stages: the next keys and values arrive during a whole iteration. One: values arrive while
-  // scores are computed and keys while values are summed, which leaves room for two blocks.
-  static constexpr bool kTwoStages = kDim <= 64;
-  using QueryTile = Tile<kRows, kDim>;
-  using KeyTile = Tile<kKeys, kDim>;
-  static constexpr uint32_t kKeyAt = QueryTile::kBytes;
-  static constexpr uint32_t kStageBytes = 2 * KeyTile::kBytes;  // keys, then values
-  static constexpr uint32_t kPlaceAt = kKeyAt + kStageBytes * (kTwoStages ? 2 : 1);
-  static constexpr uint32_t kSharedBytes = kPlaceAt + 80;
-};
 
 template <class Config>
 struct ForwardBlock {
@@ -37,7 +17,7 @@ struct ForwardBlock {
   using KeyTile = typename Config::KeyTile;
   static constexpr int kRows16 = Config::kRows16, kKeys8 = Config::kKeys / 8;
   static constexpr int kDim8 = Config::kDim / 8, kSteps = Config::kDim / 16;
-  static constexpr bool kGeneral = Config::kGeneral;
+  static constexpr bool kGeneral = Config::kGeneral, kHoldsQuery = Config::kHoldQuery;
   using Copy = TileCopy<KeyTile, Config::kThreads, T>;
 
   const CudaAttention& a;
@@ -50,7 +30,7 @@ struct ForwardBlock {
   uint32_t query_lane;
   Fragments<kRows16, Config::kHoldQuery ? kSteps : 1> query;
   Accumulators<kRows16, kDim8> out;
-  float row_max[kRows16][2], row_sum[kRows16][2], shrinks[kRows16][2];
+  float row_max[kRows16][2], row_sum[kRows16][2];
   float scale_log2;
 
   __device__ __forceinline__ ForwardBlock(const CudaAttention& attention)
@@ -73,11 +53,12 @@ struct ForwardBlock {
   }
 
   // Keys or values from element `offset` on: row 0 of this head.
-  __device__ __forceinline__ Copy rows_of(bool value, int64_t offset) const {
+  __device__ __forceinline__ Copy rows_of(bool value, int64_t offset,
+                                          uint32_t thread = threadIdx.x) const {
     const Attention& p = a.p;
     const Global<const T> data = Global<const T>::of(static_cast<const T*>(value ? p.v : p.k));
     return Copy(data + offset, (value ? p.v_stride : p.k_stride).row,
-                static_cast<int>(value ? p.value_dim : p.head_dim));
+                static_cast<int>(value ? p.value_dim : p.head_dim), thread);
   }
   __device__ __forceinline__ int64_t offset_of(const HeadStrides& stride) const {
     return s.k_batch * stride.batch + s.k_begin * stride.row + kv_head * stride.head;
@@ -95,7 +76,8 @@ struct ForwardBlock {
     } else if constexpr (kMasked) {
       Copy once = Config::kTwoStages
                       ? copy
-                      : rows_of(value, Shared<int64_t>(Config::kPlaceAt + 64).load(value));
+                      : rows_of(value, Shared<int64_t>(Config::kPlaceAt + 64).load(value),
+                                thread_index_again());
       once.skip(block);
       once.template next<true>(to, s.k_len - block * Config::kKeys);
     } else {
@@ -123,76 +105,17 @@ struct ForwardBlock {
     }
   }
 
-  // Scores of a block of keys to units of log 2 where options change them; -inf where hidden.
-  __device__ __forceinline__ void mask(Accumulators<kRows16, kKeys8>& scores, int block) {
-    const int column = block * Config::kKeys + static_cast<int>(lane_index()) % 4 * 2;
-#pragma unroll
-    for (int m = 0; m < kRows16; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = row_of(m, half), q = query_of(row), head = head_of(row);
-        const int low = q + s.shift - a.left, high = min(s.k_len, q + s.shift + a.right + 1);
-#pragma unroll
-        for (int n = 0; n < kKeys8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            float& score = scores[m][n][2 * half + i];
-            const int key = column + n * 8 + i;
-            if constexpr (kGeneral) {
-              float unused;
-              score = score_of(a, s, head, q, key, score, unused);
-            }
-            if (key < low || key >= high) score = minus_infinity();
-          }
-        }
-      }
-    }
-  }
-
-  // Zeroes what dropout drops, and applies the scales of int8 values.
-  __device__ __forceinline__ void weigh(Accumulators<kRows16, kKeys8>& p, int block,
-                                        const Dropout& dropout) {
-    const Attention& o = a.p;
-    const int column = block * Config::kKeys + static_cast<int>(lane_index()) % 4 * 2;
-#pragma unroll
-    for (int m = 0; m < kRows16; ++m) {
-      int queries[2];
-      uint32_t planes[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        queries[half] = query_of(row_of(m, half));
-        planes[half] =
-            static_cast<uint32_t>(s.number * static_cast<int>(o.heads) + head_of(row_of(m, half)));
-      }
-#pragma unroll
-      for (int n = 0; n < kKeys8; ++n) {
-        if (a.rng_state) {
-          const uint32_t kept =
-              dropout.kept_of_row_tile(a, block * Config::kKeys + n * 8, queries, planes);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (!(kept >> i & 1u)) p[m][n][i] = 0.0f;
-          }
-        }
-        if (o.v_scale) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const float scale = value_scale_of(a, s, kv_head, column + n * 8 + i);
-            p[m][n][i] *= scale;
-            p[m][n][2 + i] *= scale;
-          }
-        }
-      }
-    }
-  }
-
-  // One block of keys, the i-th visited; it lies `stage` bytes behind the first stage.
+  // One block of keys, the i-th visited, `last` if known; it lies `stage` bytes behind the first
+  // stage.
   template <bool kMasked>
-  __device__ __forceinline__ void step(int i, bool last, uint32_t stage, const Dropout& dropout) {
+  __device__ __forceinline__ void step(int i, bool last, uint32_t stage) {
     Accumulators<kRows16, kKeys8> scores;
     cp_async_wait<0>();
     __syncthreads();
-    if constexpr (kMasked) get_keys();
+    if constexpr (kMasked) {
+      get_keys();
+      if (!Config::kTwoStages) last = i + 1 == range.count();
+    }
     const int block = kMasked ? range.block(i) : 0, next = kMasked ? range.block(i + 1) : 0;
     if constexpr (Config::kTwoStages) {
       if (!last) {
@@ -212,28 +135,54 @@ struct ForwardBlock {
       if (!last) copy_keys<kMasked>(keys, next, 0, false);
       cp_async_commit();
     }
-    if constexpr (kMasked) mask(scores, block);
-    uint32_t p[kRows16][kKeys8][2];
+    if constexpr (kMasked) mask(*this, scores, block * Config::kKeys);
+    float shrink[kRows16][2];
 #pragma unroll
-    for (int m = 0; m < kRows16; ++m) {
-      softmax<kMasked>(scores[m], m);
-      // Packed at once: registers are scarce.
-      if constexpr (!kGeneral) pack_row<T>(scores[m], p[m]);
+    for (int m = 0; m < kRows16; ++m) raise<kMasked>(scores[m], m, shrink[m]);
+    rescale(shrink);
+    // 16 keys at a time: the special functions of the next run under the products of these.
+#pragma unroll
+    for (int n = 0; n < kKeys8; n += 2) {
+      uint32_t p[kRows16][4];
+#pragma unroll
+      for (int m = 0; m < kRows16; ++m) {
+#pragma unroll
+        for (int j = n; j < n + 2; ++j) {
+          exponentiate<kMasked>(scores[m][j], m, shrink[m], j == 0);
+          if constexpr (kGeneral) weigh(*this, scores[m][j], m, block * Config::kKeys + j * 8);
+          p[m][2 * (j - n)] = pack2<T>(scores[m][j][0], scores[m][j][1]);
+          p[m][2 * (j - n) + 1] = pack2<T>(scores[m][j][2], scores[m][j][3]);
+        }
+      }
+      multiply_step<T, KeyTile>(out, p, value_lane + stage, n / 2);
     }
-    if constexpr (kGeneral) {
-      if (a.rng_state || a.p.v_scale) weigh(scores, block, dropout);
-      pack<T>(scores, p);
-    }
-    rescale();
-    multiply<T, KeyTile>(out, p, value_lane + stage);
   }
 
-  // What was summed so far, relative to the new maxima: soon they no longer rise.
-  __device__ __forceinline__ void rescale() {
+  // The running maxima of row block m with these scores; what was summed so far shrinks.
+  template <bool kMasked>
+  __device__ __forceinline__ void raise(const float (&scores)[kKeys8][4], int m,
+                                        float (&shrink)[2]) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float most = fmaxf(scores[0][2 * half], scores[0][2 * half + 1]);
+#pragma unroll
+      for (int n = 1; n < kKeys8; ++n) {
+        most = fmaxf(most, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+      }
+      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
+      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
+      const float before = row_max[m][half];
+      row_max[m][half] = fmaxf(before, most);
+      shrink[half] = exp2_approx(fmaf(before, scale_log2, shift<kMasked>(m, half)));
+    }
+  }
+
+  // The output so far, relative to the new maxima: soon they no longer rise.
+  __device__ __forceinline__ void rescale(const float (&shrink)[kRows16][2]) {
     bool changed = false;
 #pragma unroll
     for (int m = 0; m < kRows16; ++m) {
-      changed = changed || shrinks[m][0] != 1.0f || shrinks[m][1] != 1.0f;
+      changed = changed || shrink[m][0] != 1.0f || shrink[m][1] != 1.0f;
     }
     if (!__any_sync(kFullWarp, changed)) return;
 #pragma unroll
@@ -241,41 +190,28 @@ struct ForwardBlock {
 #pragma unroll
       for (int n = 0; n < kDim8; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) out[m][n][i] *= shrinks[m][i / 2];
+        for (int i = 0; i < 4; ++i) out[m][n][i] *= shrink[m][i / 2];
       }
     }
   }
 
-  // Scores to probabilities, relative to the running maximum, and what was summed so far with them.
+  // What turns scores, in units of log 2, to exponents relative to the maximum. In a row that has
+  // seen nothing yet all are -inf: there -inf - -inf would be no number.
   template <bool kMasked>
-  __device__ __forceinline__ void softmax(float (&scores)[kKeys8][4], int m) {
+  __device__ __forceinline__ float shift(int m, int half) const {
+    const float most = row_max[m][half];
+    return (kMasked && most == minus_infinity() ? 0.0f : -most) * scale_log2;
+  }
+
+  // Scores of 8 keys to probabilities, relative to the running maxima, and their sums.
+  template <bool kMasked>
+  __device__ __forceinline__ void exponentiate(float (&scores)[4], int m, const float (&shrink)[2],
+                                               bool first) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float before = row_max[m][half];
-      float most = before;
-#pragma unroll
-      for (int n = 0; n < kKeys8; ++n) {
-        most = fmaxf(most, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
-      }
-      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(kFullWarp, most, 2));
-      row_max[m][half] = most;
-      // A row that has seen nothing yet: all is 2^-inf, where -inf - -inf would be no number.
-      const float origin = kMasked && most == minus_infinity() ? 0.0f : most;
-      const float shift = -origin * scale_log2;
-      const float shrink = exp2_approx(fmaf(before, scale_log2, shift));
-      float sum = row_sum[m][half];
-#pragma unroll
-      for (int n = 0; n < kKeys8; ++n) {
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          const float p = exp2_approx(fmaf(scores[n][i], scale_log2, shift));
-          sum = n == 0 && i == 2 * half ? fmaf(sum, shrink, p) : sum + p;
-          scores[n][i] = p;
-        }
-      }
-      row_sum[m][half] = sum;
-      shrinks[m][half] = shrink;
+    for (int i = 0; i < 4; ++i) {
+      float& sum = row_sum[m][i / 2];
+      scores[i] = exp2_approx(fmaf(scores[i], scale_log2, shift<kMasked>(m, i / 2)));
+      sum = first && i % 2 == 0 ? fmaf(sum, shrink[i / 2], scores[i]) : sum + scores[i];
     }
   }
 
@@ -360,7 +296,6 @@ struct ForwardBlock {
       if (range.masked() % 2 && range.full_begin < range.full_end) ++range.full_begin;
     }
     put_place();
-    const Dropout dropout(a);
     __syncthreads();
     if (range.count() > 0) {
       copy_query();
@@ -372,18 +307,19 @@ struct ForwardBlock {
         __syncthreads();
         load_fragments<QueryTile>(query, query_lane);
       }
-      const int count = range.count(), masked = range.masked();
-      int i = 0;
+      int count = range.count(), i = 0;
+      const int masked = range.masked();
       uint32_t stage = 0;
 #pragma unroll 1
       for (; i < masked; ++i) {
-        step<true>(i, i + 1 == count, stage, dropout);
+        step<true>(i, i + 1 == count, stage);
         if (Config::kTwoStages) stage ^= Config::kStageBytes;
       }
       if constexpr (!kGeneral) {
         // The blocks from here on follow each other; those of the first step are under way.
         if constexpr (!Config::kTwoStages) {
           get_keys();
+          count = range.count(), i = range.masked();
           const Shared<int64_t> offsets(Config::kPlaceAt + 64);
           keys = rows_of(false, offsets.load(0));
           values = rows_of(true, offsets.load(1));
@@ -393,114 +329,19 @@ struct ForwardBlock {
         if constexpr (Config::kTwoStages) {
           // The stage is a constant of each half: addresses and maxima stay where they are.
           while (i < count) {
-            step<false>(i, i + 1 == count, 0, dropout);
+            step<false>(i, i + 1 == count, 0);
             if (++i == count) break;
-            step<false>(i, i + 1 == count, Config::kStageBytes, dropout);
+            step<false>(i, i + 1 == count, Config::kStageBytes);
             ++i;
           }
         } else {
 #pragma unroll 1
-          for (; i < count; ++i) step<false>(i, i + 1 == count, 0, dropout);
+          for (; i < count; ++i) step<false>(i, i + 1 == count, 0);
         }
       }
     }
     get_place();
-    finish();
-  }
-
-  // Sums of rows over their four lanes, the sink, the log-sum-exp; then the output.
-  __device__ __forceinline__ void finish() {
-    const Attention& p = a.p;
-    const bool partial = kGeneral && a.splits > 1;
-#pragma unroll
-    for (int m = 0; m < kRows16; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float sum = row_sum[m][half];
-        sum += __shfl_xor_sync(kFullWarp, sum, 1);
-        sum += __shfl_xor_sync(kFullWarp, sum, 2);
-        const int row = row_of(m, half);
-        float most = row_max[m][half] * scale_log2, factor = 1.0f;
-        if (row_max[m][half] == minus_infinity()) most = minus_infinity();
-        if (p.sinks && !partial && row < rows) {
-          const float sink = Global<const float>(p.sinks).load(head_of(row)) * kLog2E;
-          const float with_sink = fmaxf(most, sink);
-          if (with_sink != minus_infinity()) {
-            factor = exp2_approx(most - with_sink);
-            sum = fmaf(sum, factor, exp2_approx(sink - with_sink));
-            most = with_sink;
-          }
-        }
-        const bool seen = sum > 0.0f || sum != sum;
-        factor = seen ? factor / sum : 0.0f;
-        const float lse = seen ? (most + log2f(sum)) * kLn2 : minus_infinity();
-        if (!partial && a.rng_state) factor *= p.dropout_scale;
-#pragma unroll
-        for (int n = 0; n < kDim8; ++n) {
-          out[m][n][2 * half] *= factor;
-          out[m][n][2 * half + 1] *= factor;
-        }
-        if (row < rows && lane_index() % 4 == 0) {
-          const int head = head_of(row), q = s.q_begin + query_of(row);
-          if (partial) {
-            Global<float>(a.partial).store(partial_row(head, q) * (p.value_dim + 1), lse);
-          } else {
-            Global<float>(p.lse).store(s.q_batch * p.lse_batch + head * p.lse_head + q, lse);
-          }
-        }
-      }
-    }
-    if (partial) {
-      store_partial();
-    } else {
-      store_out();
-    }
-  }
-
-  // Row of `partial`: lse and value_dim outputs.
-  __device__ __forceinline__ int64_t partial_row(int head, int query) const {
-    return split * a.partial_rows + (s.q_batch * a.p.heads + head) * a.q_len + query;
-  }
-
-  __device__ __forceinline__ void store_partial() {
-    const int columns = static_cast<int>(a.p.value_dim);
-#pragma unroll
-    for (int m = 0; m < kRows16; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = row_of(m, half);
-        if (row >= rows) continue;
-        const Global<float> to =
-            Global<float>(a.partial) +
-            (partial_row(head_of(row), s.q_begin + query_of(row)) * (columns + 1) + 1);
-#pragma unroll
-        for (int n = 0; n < kDim8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int column = n * 8 + static_cast<int>(lane_index()) % 4 * 2 + i;
-            if (column < columns) to.store(column, out[m][n][2 * half + i]);
-          }
-        }
-      }
-    }
-  }
-
-  // By way of the rows of the query tile that this warp alone has read.
-  __device__ __forceinline__ void store_out() {
-    const Attention& p = a.p;
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    constexpr int kWarpRows = 16 * kRows16;
-    if constexpr (Config::kHoldQuery) __syncwarp();
-    store_to_tile<T, QueryTile>(shared_at(0), warp * kWarpRows, out);
-    __syncwarp();
-    const int columns = static_cast<int>(p.value_dim);
-    const Global<T> to = Global<T>::of(static_cast<T*>(p.out)) + s.q_batch * p.out_stride.batch;
-    store_tile_rows<T, QueryTile, kWarpRows>(
-        shared_at(0), warp * kWarpRows, to, columns, [&](int r) -> int64_t {
-          const int row = first_row + r;
-          if (row >= rows) return -1;
-          return (s.q_begin + query_of(row)) * p.out_stride.row + head_of(row) * p.out_stride.head;
-        });
+    finish_forward(*this);
   }
 };
 

@@ -57,6 +57,31 @@ __device__ __forceinline__ Sequence sequence_at(const CudaAttention& a, int numb
   return s;
 }
 
+// What a block needs only now and then waits in shared memory, not in registers.
+constexpr int kSequenceInts = 8;
+__device__ __forceinline__ void put_sequence(const Shared<int>& to, const Sequence& s) {
+  to.store(0, s.number);
+  to.store(1, s.q_begin);
+  to.store(2, s.q_len);
+  to.store(3, s.k_begin);
+  to.store(4, s.k_len);
+  to.store(5, static_cast<int>(s.q_batch));
+  to.store(6, static_cast<int>(s.k_batch));
+  to.store(7, s.shift);
+}
+__device__ __forceinline__ Sequence get_sequence(const Shared<int>& from) {
+  Sequence s;
+  s.number = from.load(0);
+  s.q_begin = from.load(1);
+  s.q_len = from.load(2);
+  s.k_begin = from.load(3);
+  s.k_len = from.load(4);
+  s.q_batch = from.load(5);
+  s.k_batch = from.load(6);
+  s.shift = from.load(7);
+  return s;
+}
+
 // With cumulative lengths the tiles of sequence b start at slot cu[b] * scale / rows + b: no two
 // meet, since ceil((y - x) / rows) <= y / rows - x / rows + 1. Returns the sequence of a slot and
 // makes `slot` the tile within it, which may lie behind its end.

@@ -58,10 +58,11 @@ struct TileCopy {
   int chunk, columns;
   uint32_t to;  // offset of that chunk in a tile
 
-  __device__ __forceinline__ TileCopy(Global<const T> rows, int64_t stride, int columns_)
+  __device__ __forceinline__ TileCopy(Global<const T> rows, int64_t stride, int columns_,
+                                      uint32_t thread = threadIdx.x)
       : from(rows), pass_stride(kPass * stride), columns(columns_) {
-    chunk = static_cast<int>(threadIdx.x) % Tile::kChunks * 8;
-    const int row = static_cast<int>(threadIdx.x) / Tile::kChunks;
+    chunk = static_cast<int>(thread) % Tile::kChunks * 8;
+    const int row = static_cast<int>(thread) / Tile::kChunks;
     to = Tile::swizzle(row, chunk / 8);
     from = rows + (row * stride + chunk);
   }
@@ -74,7 +75,7 @@ struct TileCopy {
   // Copies a tile and moves on to the next. With kBounded rows from `rows` on become zero.
   template <bool kBounded>
   __device__ __forceinline__ void next(uint32_t base, int rows = 0) {
-    const int row = static_cast<int>(threadIdx.x) / Tile::kChunks;
+    const int row = static_cast<int>(kBounded ? thread_index_again() : threadIdx.x) / Tile::kChunks;
 #pragma unroll
     for (int i = 0; i < Tile::kRows / kPass; ++i) {
 #pragma unroll
@@ -152,24 +153,36 @@ __device__ __forceinline__ void multiply_transposed(Accumulators<kRows16, kColum
   }
 }
 
+// c += a b for 16 of the rows of b, a tile: those of `step`. a holds fragments of 16 columns.
+template <class T, class TileB, int kRows16, int kColumns8>
+__device__ __forceinline__ void multiply_step(Accumulators<kRows16, kColumns8>& c,
+                                              const uint32_t (&a)[kRows16][4], uint32_t b_at,
+                                              int step) {
+#pragma unroll
+  for (int n = 0; n < kColumns8 / 2; ++n) {
+    uint32_t b[4];
+    ldmatrix_x4<true>(b, TileB::at(b_at, step, n));
+#pragma unroll
+    for (int m = 0; m < kRows16; ++m) {
+      mma_m16n8k16<T>(c[m][2 * n], a[m], b[0], b[1]);
+      mma_m16n8k16<T>(c[m][2 * n + 1], a[m], b[2], b[3]);
+    }
+  }
+}
+
 // c += a b: a is packed from accumulators (rows x kInner8 * 8), b a tile of kInner8 * 8 rows.
 template <class T, class TileB, int kRows16, int kColumns8, int kInner8>
 __device__ __forceinline__ void multiply(Accumulators<kRows16, kColumns8>& c,
                                          const uint32_t (&a)[kRows16][kInner8][2], uint32_t b_at) {
 #pragma unroll
   for (int s = 0; s < kInner8 / 2; ++s) {
+    uint32_t fragments[kRows16][4];
 #pragma unroll
-    for (int n = 0; n < kColumns8 / 2; ++n) {
-      uint32_t b[4];
-      ldmatrix_x4<true>(b, TileB::at(b_at, s, n));
+    for (int m = 0; m < kRows16; ++m) {
 #pragma unroll
-      for (int m = 0; m < kRows16; ++m) {
-        const uint32_t (&p)[kInner8][2] = a[m];
-        const uint32_t fragment[4] = {p[2 * s][0], p[2 * s][1], p[2 * s + 1][0], p[2 * s + 1][1]};
-        mma_m16n8k16<T>(c[m][2 * n], fragment, b[0], b[1]);
-        mma_m16n8k16<T>(c[m][2 * n + 1], fragment, b[2], b[3]);
-      }
+      for (int i = 0; i < 4; ++i) fragments[m][i] = a[m][2 * s + i / 2][i % 2];
     }
+    multiply_step<T, TileB>(c, fragments, b_at, s);
   }
 }
 

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "cuda/bucket_kernel.cuh"
+#include "cuda/bucket_copy_kernel.cuh"
+#include "cuda/bucket_quantize_kernel.cuh"
+#include "cuda/bucket_sum_kernel.cuh"
 #include "cuda/launch.h"
 
 namespace lepton {

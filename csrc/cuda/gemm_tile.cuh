@@ -51,6 +51,8 @@ struct GemmShape {
   static constexpr int kTileBytes = kWarpTileBytes * kWarpsM * kWarpsN;
   static constexpr int kSharedBytes =
       kStages * kStageBytes > kTileBytes ? kStages* kStageBytes : kTileBytes;
+  // As many as an SM's shared memory holds. Without a number ptxas aims at more, and spills for it.
+  static constexpr int kBlocksPerProcessor = 160 * 1024 / (kSharedBytes + 1024);
 
   // sums[feature tile][eight rows][register]: register r of lane 4 s + t is feature 2 s + r / 2 of
   // the tile and row 2 t + r % 2 of the eight.

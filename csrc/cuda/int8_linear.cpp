@@ -3,7 +3,7 @@
 // unpack_int8_weight, which must read a header, stays with the reference.
 #include <tuple>
 
-#include "cuda/arguments.h"
+#include "cuda/finish_arguments.h"
 #include "cuda/int8_linear_cuda.h"
 
 namespace lepton {
@@ -85,8 +85,6 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
                ": an int8 x needs x_scale and no weight_only");
   LEPTON_CHECK(!weight_only || !x_scale, kOp, ": weight_only takes no x_scale");
   LEPTON_CHECK(!x_zero_point || x_scale, kOp, ": x_zero_point needs x_scale");
-  LEPTON_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::silu), kOp,
-               ": unknown activation number ", activation);
   LEPTON_CHECK(weight_scale.dim() <= 2, kOp,
                ": weight_scale must have shape (out_features,) or (out_features, groups), got ",
                tuple(weight_scale.sizes()));
@@ -141,31 +139,8 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   const Tensor scale = dense_floats(weight_scale);
   f.weight_scale = data_of<float>(scale);
   f.weight_scale_stride = weight_scale.dim() == 0 ? 0 : static_cast<int32_t>(groups);
-  f.activation = static_cast<Activation>(activation);
-  Tensor bias_floats;
-  if (bias) {
-    LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
-                 out_features, ",) to match out_features, got ", tuple(bias->sizes()));
-    LEPTON_CHECK(cuda_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
-                 ": bias must be float, got int8");
-    bias_floats = dense_floats(*bias);
-    f.bias = data_of<float>(bias_floats);
-  }
-  std::vector<int64_t> out_sizes(x.sizes().begin(), x.sizes().end());
-  out_sizes.back() = out_features;
-  std::optional<Rows> residual_rows;
-  if (residual) {
-    LEPTON_CHECK(std::equal(out_sizes.begin(), out_sizes.end(), residual->sizes().begin(),
-                            residual->sizes().end()),
-                 kOp, ": residual must have shape ", tuple(out_sizes), " like the output, got ",
-                 tuple(residual->sizes()));
-    f.residual_dtype = cuda_dtype(kOp, "residual", residual->scalar_type());
-    LEPTON_CHECK(f.residual_dtype != DType::i8, kOp, ": residual must be float, got int8");
-    residual_rows = as_rows(*residual);
-    f.residual = residual_rows->tensor.const_data_ptr();
-    f.residual_stride = residual_rows->stride;
-  }
-  f.out_dtype = cuda_dtype(kOp, "out_dtype", out_dtype);
+  const FinishTensors kept =
+      set_finish(f, kOp, x, out_features, bias, residual, activation, out_dtype);
   LEPTON_CHECK((f.out_dtype == DType::i8) == out_scale.has_value(), kOp,
                ": out_scale must be given exactly when out_dtype is int8");
   LEPTON_CHECK(!out_zero_point || out_scale, kOp, ": out_zero_point needs out_scale");
@@ -177,12 +152,8 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
     row_stride("out_zero_point", *out_zero_point, ScalarType::Int, 1);
     f.out_zero_point = data_of<int32_t>(*out_zero_point);
   }
-  Tensor out = new_on(x, out_sizes, out_dtype);
-  f.out = out.mutable_data_ptr();
-  f.out_stride = out_features;
-  f.vectors = eight_at_once(f.out, f.out_stride) && eight_at_once(f.residual, f.residual_stride);
   run(x, call, device);
-  return out;
+  return kept.out;
 }
 
 Tensor int8_mm(const Tensor& a, const Tensor& b) {

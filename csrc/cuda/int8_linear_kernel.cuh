@@ -160,7 +160,8 @@ __device__ __forceinline__ void finish_tile(const GemmParams& p, const TilePosit
 
 // One group of k: grid (tiles, 1, splits).
 template <class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) gemm_kernel(GemmParams p) {
+__global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerProcessor)
+    gemm_kernel(GemmParams p) {
   const TilePosition at = tile_position<Shape>(p);
   GemmTile<Shape> tile(p, at.m, at.n);
   typename Shape::Sums sums = {};

@@ -176,6 +176,13 @@ __device__ __forceinline__ void mma_sp_m16n8k64_s8(int32_t (&d)[4], const uint32
         "r"(metadata));
 }
 
+// threadIdx.x, read anew: what is computed of it is not kept for the next time.
+__device__ __forceinline__ uint32_t thread_index_again() {
+  uint32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+
 // ---- named barriers (1 to 15; __syncthreads is 0); `threads` a multiple of 32 ----
 
 __device__ __forceinline__ void named_barrier_sync(uint32_t id, uint32_t threads) {

@@ -1,6 +1,6 @@
 // Torch side of sparse_linear on CUDA. The header of a packed weight lies on the GPU: who calls has
 // read it once and hands it over, so that no call waits.
-#include "cuda/arguments.h"
+#include "cuda/finish_arguments.h"
 #include "cuda/sparse_linear_cuda.h"
 
 namespace lepton {
@@ -28,8 +28,6 @@ Tensor sparse_linear_with_header(const Tensor& x, const Tensor& packed, std::opt
   SparseCall call{};
   call.x_dtype = cuda_dtype(kOp, "x", x.scalar_type());
   LEPTON_CHECK(call.x_dtype != DType::i8, kOp, ": x must be float, got int8");
-  LEPTON_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::silu), kOp,
-               ": unknown activation number ", activation);
   const Rows rows = as_rows(x);
   const int64_t out_features = header[2];
   call.in_features = header[3];
@@ -50,41 +48,12 @@ Tensor sparse_linear_with_header(const Tensor& x, const Tensor& packed, std::opt
   call.x_stride = rows.stride;
   call.packed = data_of<uint8_t>(packed);
 
-  FinishParams& f = call.finish;
-  f.activation = static_cast<Activation>(activation);
-  Tensor bias_floats;
-  if (bias) {
-    LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
-                 out_features, ",), got ", tuple(bias->sizes()));
-    LEPTON_CHECK(cuda_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
-                 ": bias must be float, got int8");
-    bias_floats = dense_floats(*bias);
-    f.bias = data_of<float>(bias_floats);
-  }
-  std::vector<int64_t> out_sizes(x.sizes().begin(), x.sizes().end());
-  out_sizes.back() = out_features;
-  std::optional<Rows> residual_rows;
-  if (residual) {
-    LEPTON_CHECK(std::equal(out_sizes.begin(), out_sizes.end(), residual->sizes().begin(),
-                            residual->sizes().end()),
-                 kOp, ": residual must have shape ", tuple(out_sizes), ", got ",
-                 tuple(residual->sizes()));
-    f.residual_dtype = cuda_dtype(kOp, "residual", residual->scalar_type());
-    LEPTON_CHECK(f.residual_dtype != DType::i8, kOp, ": residual must be float, got int8");
-    residual_rows = as_rows(*residual);
-    f.residual = residual_rows->tensor.const_data_ptr();
-    f.residual_stride = residual_rows->stride;
-  }
-  f.out_dtype = cuda_dtype(kOp, "out_dtype", out_dtype);
-  LEPTON_CHECK(f.out_dtype != DType::i8, kOp, ": out_dtype must be float, got int8");
-  Tensor out = new_on(x, out_sizes, out_dtype);
-  f.out = out.mutable_data_ptr();
-  f.out_stride = out_features;
-  f.vectors = eight_at_once(f.out, f.out_stride) && eight_at_once(f.residual, f.residual_stride);
-
+  const FinishTensors kept =
+      set_finish(call.finish, kOp, x, out_features, bias, residual, activation, out_dtype);
+  LEPTON_CHECK(call.finish.out_dtype != DType::i8, kOp, ": out_dtype must be float, got int8");
   const Tensor scratch = new_on(x, {prepare_sparse_call(call)}, ScalarType::Byte);
   enqueue_sparse_call(call, static_cast<uint8_t*>(scratch.mutable_data_ptr()), device.stream());
-  return out;
+  return kept.out;
 }
 
 }  // namespace

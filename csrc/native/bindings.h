@@ -6,6 +6,7 @@
 
 namespace lepton {
 
+void register_bucket_ceiling(pybind11::module_& module);
 void register_bucket_planner(pybind11::module_& module);
 void register_shm_communicator(pybind11::module_& module);
 

@@ -60,6 +60,13 @@ void register_shm_communicator(py::module_& module) {
       .def("progress", &Communicator::progress, release())
       .def("wait", &Communicator::wait, release())
       .def("squares", &Communicator::squares)
+      .def("slice", &Communicator::slice)
+      .def(
+          "gather_slices",
+          [](Communicator& self, uintptr_t bucket, int64_t count, int type) {
+            self.gather_slices(address(bucket), count, type_of(type));
+          },
+          release())
       .def(
           "all_reduce",
           [](Communicator& self, uintptr_t data, int64_t count, int type, int op) {

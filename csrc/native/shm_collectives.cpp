@@ -11,19 +11,29 @@ constexpr int64_t kStageReduceBytes = 64 * 1024;
 
 }  // namespace
 
-uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
-                                        int64_t squared) {
+Communicator::Work Communicator::bucket_work(Kind kind, const void* bucket, int64_t count,
+                                             BucketType type) const {
   Work work{};
-  work.kind = Kind::bucket_reduce;
+  work.kind = kind;
   const auto bytes = static_cast<size_t>(count * bytes_of(type));
   if (count > 0 && !locate(bucket, bytes, work.segment, work.offset)) {
     throw ShmError("the tensor does not lie in this rank's shared memory");
   }
   work.type = type;
-  work.op = op;
   work.count = count;
+  return work;
+}
+
+uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
+                                        int64_t squared) {
+  Work work = bucket_work(Kind::bucket_reduce, bucket, count, type);
+  work.op = op;
   work.squared = squared;
   return begin(work);
+}
+
+void Communicator::gather_slices(const void* bucket, int64_t count, BucketType type) {
+  wait(begin(bucket_work(Kind::bucket_gather, bucket, count, type)));
 }
 
 // Works off everything started, but does not wait for others to be done: enough where the result

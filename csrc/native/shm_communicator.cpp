@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr uint64_t kNowhere = ~uint64_t{0};
+constexpr size_t kKeptSquares = 65536;
 
 size_t round_up(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -41,9 +42,9 @@ std::string describe(const Descriptor& d) {
 }  // namespace
 
 const char* kind_name(uint32_t kind) {
-  static const char* const names[] = {"barrier",        "all_reduce", "all_reduce",
-                                      "reduce_scatter", "all_gather", "broadcast"};
-  return kind < 6 ? names[kind] : "unknown collective";
+  static const char* const names[] = {"barrier",    "all_reduce", "all_reduce",   "reduce_scatter",
+                                      "all_gather", "broadcast",  "gather_slices"};
+  return kind < 7 ? names[kind] : "unknown collective";
 }
 
 Mapping::Mapping(int fd, size_t bytes) : data_(nullptr), bytes_(bytes) {
@@ -163,14 +164,15 @@ void Communicator::idle(int peer, const Counter& counter, double waited, const c
   const std::string where = " (collective " + std::to_string(number) + ", " + what + ")";
   const bool left = control_->rank[peer].left.load(std::memory_order_seq_cst) != 0;
   const bool alive = peers_[static_cast<size_t>(peer)].alive();
-  // A peer publishes before it leaves or ends: the counter counts, looked at after that.
-  if ((left || !alive) && !reached(counter, number)) {
-    fail(peer, name(peer) + (left ? " has closed its communicator" : " has died") + where);
-  }
+  // After these: a rank that found another at fault says so before it ends, and is not to blame.
   const uint32_t failed = control_->failed.load(std::memory_order_acquire);
   if (failed != 0) {
     fail(static_cast<int>(failed) - 1,
          name(static_cast<int>(failed) - 1) + " has failed, as another rank found" + where);
+  }
+  // A peer publishes before it leaves or ends: the counter counts, looked at after that.
+  if ((left || !alive) && !reached(counter, number)) {
+    fail(peer, name(peer) + (left ? " has closed its communicator" : " has died") + where);
   }
   if (waited > timeout_) {
     fail(peer, "waited " + std::to_string(waited) + " s for " + name(peer) +
@@ -198,7 +200,7 @@ void Communicator::wait_all(Counter RankState::* counter, uint64_t number, const
 uint64_t Communicator::begin(Work work) {
   check_usable();
   work.number = ++started_;
-  const bool staged = work.kind != Kind::barrier && work.kind != Kind::bucket_reduce;
+  const bool staged = work.kind != Kind::barrier && !in_bucket(work.kind);
   if (staged) {
     // The others may still read what the collective before the last left in this buffer.
     const uint64_t buffer = staged_++ % 2;
@@ -213,17 +215,19 @@ uint64_t Communicator::begin(Work work) {
                   work.from + i * work.stride * bytes_of(work.type), bytes);
     }
   }
-  if (work.number > kSlots) wait(work.number - kSlots);
-  work.descriptor = {static_cast<uint32_t>(work.kind),
-                     static_cast<uint32_t>(work.op),
-                     static_cast<uint32_t>(work.type),
-                     static_cast<uint32_t>(work.root),
-                     static_cast<uint64_t>(work.count),
-                     work.kind == Kind::bucket_reduce
-                         ? (static_cast<uint64_t>(work.segment) << 48 | work.offset)
-                         : kNowhere};
+  if (work.number > kSlots) {
+    wait(work.number - kSlots);
+    kept_squares_.push_back(shared_squares(work.number - kSlots));
+    if (kept_squares_.size() > kKeptSquares) kept_squares_.pop_front();
+  }
+  work.descriptor = {
+      static_cast<uint32_t>(work.kind),
+      static_cast<uint32_t>(work.op),
+      static_cast<uint32_t>(work.type),
+      static_cast<uint32_t>(work.root),
+      static_cast<uint64_t>(work.count),
+      in_bucket(work.kind) ? (static_cast<uint64_t>(work.segment) << 48 | work.offset) : kNowhere};
   mine().slots[work.number % kSlots].descriptor = work.descriptor;
-  mine().slots[work.number % kSlots].squares = 0.0;
   pending_.push_back(work);
   publish(mine().arrived, work.number);
   return work.number;
@@ -241,10 +245,12 @@ void Communicator::check_descriptors(const Work& work) {
 
 void Communicator::work_on(const Work& work) {
   check_descriptors(work);
+  mine().slots[work.number % kSlots].squares = 0.0;
   const double begin = seconds_now();
   switch (work.kind) {
     case Kind::barrier: break;
     case Kind::bucket_reduce: reduce_bucket(work); break;
+    case Kind::bucket_gather: gather_bucket(work); break;
     case Kind::stage_reduce:
     case Kind::stage_scatter: reduce_stage(work); break;
     case Kind::stage_gather:
@@ -266,13 +272,27 @@ void Communicator::reduce_bucket(const Work& work) {
                        work.type,
                        work.type,
                        work.op == Op::avg ? static_cast<float>(ranks_) : 1.0f};
-  const int64_t begin = slice_begin(work.count, rank_, ranks_);
-  const int64_t end = slice_begin(work.count, rank_ + 1, ranks_);
+  const auto [begin, end] = slice(work.count);
   const int64_t split = std::clamp(work.squared, begin, end);
   const BucketKernels& kernels = *kernels_();
   const double squares = kernels.reduce(p, begin, split, true);
   kernels.reduce(p, split, end, false);
   mine().slots[work.number % kSlots].squares = squares;
+}
+
+std::pair<int64_t, int64_t> Communicator::slice(int64_t count) const {
+  return {slice_begin(count, rank_, ranks_), slice_begin(count, rank_ + 1, ranks_)};
+}
+
+void Communicator::gather_bucket(const Work& work) {
+  const auto [begin, end] = slice(work.count);
+  const int64_t size = bytes_of(work.type);
+  const size_t at = work.offset + static_cast<size_t>(begin * size);
+  for (int r = 0; r < ranks_; ++r) {
+    if (r == rank_) continue;
+    std::memcpy(region(work.segment, r) + at, region(work.segment, rank_) + at,
+                static_cast<size_t>((end - begin) * size));
+  }
 }
 
 void Communicator::reduce_stage(const Work& work) {
@@ -325,10 +345,19 @@ void Communicator::wait(uint64_t number) {
   wait_all(&RankState::done, number, "its end");
 }
 
-double Communicator::squares(uint64_t number) const {
+double Communicator::shared_squares(uint64_t number) const {
   double total = 0.0;
   for (int r = 0; r < ranks_; ++r) total += control_->rank[r].slots[number % kSlots].squares;
   return total;
+}
+
+double Communicator::squares(uint64_t number) const {
+  if (number + kSlots > started_) return shared_squares(number);
+  const uint64_t newest = started_ - kSlots;  // the last of those kept
+  if (number == 0 || newest - number >= kept_squares_.size()) {
+    throw ShmError("squares of collective " + std::to_string(number) + " are no longer kept");
+  }
+  return kept_squares_[kept_squares_.size() - 1 - static_cast<size_t>(newest - number)];
 }
 
 }  // namespace lepton::shm

@@ -15,6 +15,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "native/shm_peers.h"
@@ -81,11 +82,16 @@ class Communicator {
   // are squared and added up on the way.
   uint64_t start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
                             int64_t squared);
+  // Elements [first, second) of a bucket of `count` that this rank is in charge of.
+  std::pair<int64_t, int64_t> slice(int64_t count) const;
+  // In place on a bucket in a segment: every rank's slice is copied to all. Blocking.
+  void gather_slices(const void* bucket, int64_t count, BucketType type);
   // Works off what all ranks have arrived at; never waits. Returns whether nothing is left to do.
   bool progress();
   // Waits until all ranks are done with collective `number`.
   void wait(uint64_t number);
-  // Sum over ranks of the squares of collective `number`, the last 64 of which are kept.
+  // Sum over ranks of the squares of collective `number`, over which all are done; kept for the
+  // last 65536.
   double squares(uint64_t number) const;
 
   // On any memory, blocking.
@@ -112,7 +118,8 @@ class Communicator {
     stage_reduce,
     stage_scatter,
     stage_gather,
-    stage_broadcast
+    stage_broadcast,
+    bucket_gather
   };
   struct Work {
     uint64_t number;
@@ -135,12 +142,18 @@ class Communicator {
   void work_on(const Work& work);
   void finish_own_part();
   void check_descriptors(const Work& work);
+  static bool in_bucket(Kind kind) {
+    return kind == Kind::bucket_reduce || kind == Kind::bucket_gather;
+  }
+  Work bucket_work(Kind kind, const void* bucket, int64_t count, BucketType type) const;
   void reduce_bucket(const Work& work);
+  void gather_bucket(const Work& work);
   void reduce_stage(const Work& work);
   void copy_from_stage(const Work& work);
   bool all_reached(Counter RankState::* counter, uint64_t number) const;
   void wait_all(Counter RankState::* counter, uint64_t number, const char* what);
   void idle(int peer, const Counter& counter, double waited, const char* what, uint64_t number);
+  double shared_squares(uint64_t number) const;
   [[noreturn]] void fail(int culprit, const std::string& message);
   bool locate(const void* data, size_t bytes, int& segment, size_t& offset) const;
   uint8_t* stage(int rank, uint64_t buffer) const;
@@ -162,6 +175,7 @@ class Communicator {
   std::string broken_;
   std::vector<Segment> segments_;
   std::deque<Work> pending_;
+  std::deque<double> kept_squares_;  // of the collectives up to started_ - kSlots
   uint64_t started_ = 0;
   uint64_t staged_ = 0;          // collectives that used the stage
   uint64_t stage_user_[2] = {};  // the last collective that used each buffer

@@ -49,7 +49,9 @@ struct alignas(64) Counter {
 
 struct alignas(64) Slot {
   Descriptor descriptor;
-  double squares;  // of the slice that this rank wrote
+  // Of the slice that this rank wrote: written once all have arrived, so after who begins the
+  // collective kSlots later has read it.
+  double squares;
 };
 
 struct alignas(64) RankState {

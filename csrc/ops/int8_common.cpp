@@ -11,20 +11,6 @@ constexpr int64_t kKeptBytes = 8 << 20;
 constexpr int64_t kScratchBytes = 32 << 20;
 constexpr int64_t kHugePage = 2 << 20;
 
-// Weights are read in long streams: fewer address translations with huge pages, where Linux grants
-// them on request. Only before the pages are touched.
-void ask_for_huge_pages(void* data, int64_t bytes) {
-#ifdef MADV_HUGEPAGE
-  const auto begin = round_up(reinterpret_cast<int64_t>(data), kHugePage);
-  const auto end = (reinterpret_cast<int64_t>(data) + bytes) / kHugePage * kHugePage;
-  if (end > begin) {
-    madvise(reinterpret_cast<void*>(begin), static_cast<size_t>(end - begin), MADV_HUGEPAGE);
-  }
-#else
-  (void)data, (void)bytes;
-#endif
-}
-
 // One strip of 16 rows of the weight: its tiles, and its sums per group.
 void pack_strip(const int8_t* weight, int64_t n_stride, int64_t k_stride,
                 const PackedHeader& header, int64_t strip, int8_t* tiles, int32_t* sums) {
@@ -68,6 +54,18 @@ Grid split(int64_t strips, int64_t rows, int64_t threads) {
 }
 
 }  // namespace
+
+void ask_for_huge_pages(void* data, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const auto begin = round_up(reinterpret_cast<int64_t>(data), kHugePage);
+  const auto end = (reinterpret_cast<int64_t>(data) + bytes) / kHugePage * kHugePage;
+  if (end > begin) {
+    madvise(reinterpret_cast<void*>(begin), static_cast<size_t>(end - begin), MADV_HUGEPAGE);
+  }
+#else
+  (void)data, (void)bytes;
+#endif
+}
 
 void pack_weight(const int8_t* weight, int64_t n_stride, int64_t k_stride,
                  const PackedHeader& header, uint8_t* packed) {

@@ -12,6 +12,10 @@
 
 namespace lepton {
 
+// Fewer page faults and address translations, where Linux grants huge pages on request. Only before
+// the pages are touched.
+void ask_for_huge_pages(void* data, int64_t bytes);
+
 // Packs weight element (n, k) at n * n_stride + k * k_stride into `packed` (header.bytes() bytes).
 void pack_weight(const int8_t* weight, int64_t n_stride, int64_t k_stride,
                  const PackedHeader& header, uint8_t* packed);

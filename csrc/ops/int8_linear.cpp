@@ -8,6 +8,8 @@ namespace {
 
 constexpr const char* kOp = "int8_linear";
 constexpr int64_t kLargestGroup = 65536;
+// glibc maps larger blocks anew at every allocation, and each page faults at its first touch.
+constexpr int64_t kMappedAnew = 32 << 20;
 
 Tensor pack_int8_weight(const Tensor& weight, int64_t group_size) {
   LEPTON_CHECK(weight.scalar_type() == ScalarType::Char,
@@ -229,6 +231,8 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   }
   Tensor out = new_tensor(out_sizes, out_dtype);
   p.out = out.mutable_data_ptr();
+  const int64_t out_bytes = out.numel() * static_cast<int64_t>(out.element_size());
+  if (out_bytes > kMappedAnew) ask_for_huge_pages(p.out, out_bytes);
   p.out_stride = out_features;
 
   run_int8_linear(choose_int8_kernels(rows.count, p.layout), quantize, p, weight_only);

@@ -10,6 +10,7 @@ namespace {
 constexpr const char* kOp = "sparse_linear";
 constexpr int64_t kLargestInt8Inputs = 65536;
 constexpr int64_t kOperandBytes = 32 << 20;
+constexpr int64_t kRowsOfTile = 16;
 
 // The header of a packed weight; lepton_kernels/reference/sparse_weight.py describes the format.
 struct SparseHeader {
@@ -81,6 +82,19 @@ const SparseKernels& choose_sparse_kernels() {
 #endif
 }
 
+// Null where the CPU has no tiles.
+const SparseTileKernels* choose_tile_kernels() {
+#if defined(__x86_64__)
+  static const Candidate<const SparseTileKernels*> candidates[] = {
+      {isa::kAmxVbmi2Level, &kSparseAmx},
+      {isa::kGeneric, nullptr},
+  };
+  return choose(candidates, isa::allowed());
+#else
+  return nullptr;
+#endif
+}
+
 // How one product runs: what its rows are, and what each task does with its part of the outputs.
 struct Plan {
   void (*prepare)(const Int8Quantize&, int64_t, int64_t);
@@ -89,14 +103,27 @@ struct Plan {
   int64_t task_bytes;        // scratch per task
   const Int8Kernels* tiles;  // set: strips are expanded for these dense kernels
   int64_t strips_at_once;
+  const SparseTileKernels* blocks = nullptr;   // set: rows are packed 16 at a time for these
+  const SparseTileKernels* bitmask = nullptr;  // set: weights are expanded tile by tile
 };
 
 Plan make_plan(const SparseKernels& kernels, const SparseHeader& h, const Int8RowLayout& layout,
                int64_t m) {
-  if (!h.is_int8()) return {kernels.rows->widen, 4, 0, kPanelBytes, nullptr, 0};
+  if (!h.is_int8()) {
+    const int64_t scratch = h.is_block() ? kPanelBytes : std::max(kPanelBytes, kFloatScratchBytes);
+    return {kernels.rows->widen, 4, 0, scratch, nullptr, 0};
+  }
+  const SparseTileKernels* on_tiles = choose_tile_kernels();
   if (h.is_block()) {
+    if (on_tiles && m >= kRowsOfTile) {
+      const int64_t scratch = on_tiles->scratch_bytes(layout.row_padded);
+      return {on_tiles->rows->quantize, 1, 0, scratch, nullptr, 0, on_tiles};
+    }
     return {
         kernels.rows->quantize_operands, kernels.rows->operand_bytes, 0, kPanelBytes, nullptr, 0};
+  }
+  if (on_tiles && m > kFewInt8Rows && m <= kTileRowsAtOnce) {
+    return {on_tiles->rows->quantize, 1, 0, 0, nullptr, 0, nullptr, on_tiles};
   }
   if (m <= kFewInt8Rows) {
     if (kernels.few_takes_int8) return {kernels.rows->quantize, 1, 0, 0, nullptr, 0};
@@ -134,12 +161,30 @@ void multiply(const SparseKernels& kernels, const Plan& plan, const SparseHeader
               const SparseLinear& p, const Int8Block& block, uint8_t* scratch) {
   if (block.m_begin == block.m_end || block.n_begin >= block.n_end) return;
   if (h.is_int8()) {
+    if (plan.blocks) return plan.blocks->int8_block(p, block, scratch);
+    if (plan.bitmask) return plan.bitmask->int8_bitmask(p, block);
     if (h.is_block()) return kernels.int8_block(p, block, scratch);
     if (plan.tiles) return expand_and_multiply(kernels, plan, p, block, scratch);
     return kernels.int8_few(p, block);
   }
   const auto run = h.is_block() ? kernels.float_block : kernels.float_bitmask;
   run(p, block, scratch);
+}
+
+// Quantises rows m0 to m0 + count and packs them, 16 at a time.
+void prepare_tiles(const SparseTileKernels& kernels, const Int8Quantize& quantize, int64_t m0,
+                   int64_t count, int64_t grain, const uint8_t* operands, int8_t* packed) {
+  const int64_t k = quantize.layout.row_padded;
+  const int64_t tiles = (count + kRowsOfTile - 1) / kRowsOfTile;
+  const int64_t tile_grain = std::max<int64_t>(1, grain / kRowsOfTile);
+  torch::stable::parallel_for(0, tiles, tile_grain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row = t * kRowsOfTile, rows = std::min(kRowsOfTile, count - row);
+      kernels.rows->quantize(quantize, m0 + row, m0 + row + rows);
+      kernels.pack_rows(reinterpret_cast<const int8_t*>(operands) + row * quantize.q_stride,
+                        quantize.q_stride, rows, k, packed + row * k);
+    }
+  });
 }
 
 void run_sparse_linear(const SparseKernels& kernels, const SparseHeader& h, Int8Quantize quantize,
@@ -151,24 +196,32 @@ void run_sparse_linear(const SparseKernels& kernels, const SparseHeader& h, Int8
   int64_t stride = p.dense.layout.row_padded;
   if (stride * plan.operand_bytes % 512 == 0) stride += 64 / plan.operand_bytes;
   const int64_t row_bytes = stride * plan.operand_bytes;
-  const int64_t chunk =
+  int64_t chunk =
       std::clamp<int64_t>(kOperandBytes / (row_bytes + 8), std::min<int64_t>(rows, 96), rows);
+  if (plan.blocks) chunk = round_up(chunk, kRowsOfTile);
   const int64_t buffered = chunk + plan.row_slack;
 
   const int64_t strips = h.strips();
   const int64_t threads = torch::stable::get_num_threads();
   const bool small = chunk * h.count * (h.is_block() ? 64 : 1) < 8192;
   const int64_t across = small ? 1 : std::min(threads, strips);
-  const int64_t down =
-      small ? 1 : std::clamp<int64_t>(threads / across, 1, std::max<int64_t>(chunk / 8, 1));
+  const int64_t down = small || plan.blocks ? 1
+                                            : std::clamp<int64_t>(threads / across, 1,
+                                                                  std::max<int64_t>(chunk / 8, 1));
+  // Strips that kernels take together go to one task.
+  const int64_t unit = strips >= 8 * across ? 4 : 1;
+  const int64_t units = (strips + unit - 1) / unit;
 
   const int64_t operands_at = round_up(buffered * 8, 64);
-  const int64_t tasks_at = operands_at + round_up(buffered * row_bytes, 64);
+  const int64_t packed_at = operands_at + round_up(buffered * row_bytes, 64);
+  const int64_t packed_bytes = plan.blocks ? chunk * p.dense.layout.row_padded : 0;
+  const int64_t tasks_at = packed_at + round_up(packed_bytes, 64);
   const int64_t task_bytes = round_up(plan.task_bytes, 64);
   const Scratch scratch(tasks_at + across * down * task_bytes);
   auto* row_scale = reinterpret_cast<float*>(scratch.data());
   auto* row_zero = reinterpret_cast<int32_t*>(row_scale + buffered);
   uint8_t* operands = scratch.data() + operands_at;
+  auto* packed = reinterpret_cast<int8_t*>(scratch.data() + packed_at);
 
   for (int64_t m0 = 0; m0 < rows; m0 += chunk) {
     const int64_t count = std::min(chunk, rows - m0);
@@ -183,15 +236,20 @@ void run_sparse_linear(const SparseKernels& kernels, const SparseHeader& h, Int8
     std::memset(operands + count * row_bytes, 0, static_cast<size_t>(plan.row_slack * row_bytes));
 
     const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(stride, 1));
-    torch::stable::parallel_for(m0, m0 + count, grain, [&](int64_t begin, int64_t end) {
-      plan.prepare(quantize, begin, end);
-    });
+    if (plan.blocks) {
+      prepare_tiles(*plan.blocks, quantize, m0, count, grain, operands, packed);
+      p.dense.a = packed - m0 * p.dense.layout.row_padded;
+    } else {
+      torch::stable::parallel_for(m0, m0 + count, grain, [&](int64_t begin, int64_t end) {
+        plan.prepare(quantize, begin, end);
+      });
+    }
     torch::stable::parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t i = task % across, j = task / across;
         const Int8Block block{m0 + count * j / down, m0 + count * (j + 1) / down,
-                              strips * i / across * 16,
-                              std::min(strips * (i + 1) / across * 16, p.dense.n)};
+                              units * i / across * unit * 16,
+                              std::min(units * (i + 1) / across * unit * 16, p.dense.n)};
         multiply(kernels, plan, h, p, block, scratch.data() + tasks_at + task * task_bytes);
       }
     });

@@ -21,10 +21,13 @@ struct SparseLinear {
 constexpr int kPanelRows = 192;
 constexpr int kPanelStrips = 16;
 constexpr int64_t kPanelBytes = int64_t{4} * kPanelRows * kPanelStrips * 16;
+// Of a task of float_bitmask.
+constexpr int64_t kFloatScratchBytes = int64_t{1} << 20;
 // Most rows that the kernels for few rows take.
 constexpr int64_t kFewInt8Rows = 4;
 
-// What an instruction set brings. Blocks are as in Int8Kernels; `panel` is kPanelBytes of scratch.
+// What an instruction set brings. Blocks are as in Int8Kernels; `panel` is kPanelBytes of scratch,
+// aligned to a cache line, that of float_bitmask kFloatScratchBytes.
 struct SparseKernels {
   const char* isa;
   const Int8Kernels* rows;  // quantises or widens the activations
@@ -37,5 +40,18 @@ struct SparseKernels {
   void (*float_bitmask)(const SparseLinear&, const Int8Block&, void* panel);
   void (*float_block)(const SparseLinear&, const Int8Block&, void* panel);
 };
+
+// int8 on tiles: rows are quantised by `rows` and, for blocks, packed 16 at a time.
+struct SparseTileKernels {
+  const Int8Kernels* rows;
+  // Up to 16 rows of k (a multiple of 64) int8 values as 16 * k bytes, [k / 4][16][4].
+  void (*pack_rows)(const int8_t* rows, int64_t stride, int64_t count, int64_t k, int8_t* packed);
+  int64_t (*scratch_bytes)(int64_t k);  // of one task
+  // m_begin is a multiple of 16; `a` is the packed rows.
+  void (*int8_block)(const SparseLinear&, const Int8Block&, void* scratch);
+  // Bitmask, at most kTileRowsAtOnce rows, as int8.
+  void (*int8_bitmask)(const SparseLinear&, const Int8Block&);
+};
+constexpr int64_t kTileRowsAtOnce = 16;
 
 }  // namespace lepton

@@ -48,6 +48,8 @@ inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t address,
                         simt::Place place = simt::Place::here()) {
   simt::load_matrices(r, address, 4, kTranspose, place);
 }
+inline uint32_t thread_index_again() { return threadIdx.x; }
+
 inline uint32_t movmatrix(uint32_t fragment, simt::Place place = simt::Place::here()) {
   return simt::transpose_matrix(fragment, place);
 }

@@ -7,8 +7,16 @@ import math
 
 import torch
 
-from lepton_kernels.ops._checks import FLOATS, check_device, check_dtype, check_tensor, shape_error
+from lepton_kernels.ops._checks import (
+    FLOATS,
+    check_device,
+    check_dtype,
+    check_tensor,
+    names,
+    shape_error,
+)
 
+CUDA_MOST_COLUMNS = 256  # of a head, in the kernels of csrc/cuda
 ATTENTION_DTYPES = (*FLOATS, torch.float64)
 
 
@@ -236,3 +244,14 @@ def check_attention(
     check_bias(call, bias, (batch, heads, rows, columns), query)
     check_per_head(call, alibi_slopes, sinks, sequences, heads, query)
     check_rng(call.op, rng_state, dropout_p)
+
+
+def beyond_cuda(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: object) -> str:
+    """What the CUDA kernels take, if it is not this; they leave it to the reference."""
+    widest = max(query.shape[-1], value.shape[-1])
+    if query.dtype in (torch.bfloat16, torch.float16) and widest <= CUDA_MOST_COLUMNS:
+        return ""
+    return (
+        f"bfloat16 and float16 with at most {CUDA_MOST_COLUMNS} elements a head, got "
+        f"{names([query.dtype])} with {widest}"
+    )

@@ -11,6 +11,7 @@ from lepton_kernels import _dispatch
 from lepton_kernels.ops._attention_checks import (
     SDPA_CALL,
     Call,
+    beyond_cuda,
     check_attention,
     check_options,
     check_query_key_value,
@@ -112,6 +113,7 @@ _dispatch.define_op(
     f"({_INPUTS}, {_OPTIONS}) -> (Tensor out, Tensor lse)",
     reference=_checked_reference,
     fake=_fake_forward,
+    cuda_limits=beyond_cuda,
     setup_context=_setup_context,
     backward=_backward,
 )
@@ -221,7 +223,12 @@ def scaled_dot_product_attention(
         (..., H, L) with the natural log of the sums of exp(score), which may be differentiated.
         A row that sees no key is zero, has lse -inf (without sinks), and gives zero gradients.
 
+    On a GPU the compiled kernels take bfloat16 and float16 with D and Dv up to 256; anything else
+    runs as plain PyTorch there, with all scores in memory, or is refused with
+    `force_backend("cuda")`.
+
     Raises:
+        NotImplementedError: `force_backend("cuda")`, and the CUDA library has no kernel for it.
         TypeError: an argument has the wrong type or dtype.
         ValueError: shapes, devices or head counts do not fit; a number is out of range.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops._attention_checks import Call, check_options
+from lepton_kernels.ops._attention_checks import Call, beyond_cuda, check_options
 from lepton_kernels.ops._checks import check_device, check_dtype, check_tensor, shape_error
 from lepton_kernels.ops._kvcache_checks import check_cached
 from lepton_kernels.reference import attention as reference
@@ -43,6 +43,7 @@ _dispatch.define_op(
     " int window_right, float softcap) -> (Tensor out, Tensor lse)",
     reference=_checked_cached,
     fake=_fake_cached,
+    cuda_limits=beyond_cuda,
 )
 _cached = _dispatch.OpCaller("attention_cached")
 _cached_reference = torch.ops.lepton_reference.attention_cached.default

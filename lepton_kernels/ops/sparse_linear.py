@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,22 +12,32 @@ from lepton_kernels.ops._checks import FLOATS, check_device, check_dtype, check_
 from lepton_kernels.ops._int8_checks import ACTIVATION_NUMBERS, MAX_GROUP, activation_number
 from lepton_kernels.ops.sparse_weight import SparseWeight
 from lepton_kernels.reference import sparse_linear as reference
-from lepton_kernels.reference.sparse_weight import read_header
+from lepton_kernels.reference.sparse_weight import SparseHeader, read_header
 
 _OP = "sparse_linear"
 _WIDE = (*FLOATS, torch.float64)
 
 
-def _check(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    out_features: int,
-    activation: int,
-    out_dtype: torch.dtype,
-) -> None:
+class LinearArguments(NamedTuple):
+    """Arguments of the op `sparse_linear`."""
+
+    x: torch.Tensor
+    packed: torch.Tensor
+    bias: torch.Tensor | None
+    residual: torch.Tensor | None
+    out_features: int
+    activation: int
+    out_dtype: torch.dtype
+
+
+def is_traced() -> bool:
+    """Whether torch.compile is at work; torch.export keeps the plain op."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
+def check_arguments(arguments: LinearArguments) -> None:
     """Everything that shapes and dtypes can tell."""
+    x, packed, bias, residual, out_features, _, out_dtype = arguments
     check_tensor(_OP, "x", x)
     check_dtype(_OP, "x", x, _WIDE)
     if x.dim() == 0:
@@ -52,9 +62,8 @@ def _check(
         raise TypeError(f"{_OP}: out_dtype must be float32, bfloat16 or float16, got {out_dtype}")
 
 
-def _check_packed(x: torch.Tensor, packed: torch.Tensor, out_features: int) -> None:
+def check_header(header: SparseHeader, x: torch.Tensor, out_features: int) -> None:
     """What only the header of the weight can tell."""
-    header = read_header(_OP, packed)
     if header.in_features != x.shape[-1] or header.out_features != out_features:
         raise ValueError(
             f"{_OP}: weight has shape {(header.out_features, header.in_features)}, x asks for "
@@ -67,23 +76,22 @@ def _check_packed(x: torch.Tensor, packed: torch.Tensor, out_features: int) -> N
         )
 
 
-def _checked_reference(x: torch.Tensor, packed: torch.Tensor, *rest: Any) -> torch.Tensor:
-    _check(x, packed, *rest)
-    _check_packed(x, packed, rest[2])
-    return reference.sparse_linear(x, packed, *rest)
+def _checked_reference(*values: Any) -> torch.Tensor:
+    arguments = LinearArguments(*values[:7])
+    check_arguments(arguments)
+    check_header(read_header(_OP, arguments.packed), arguments.x, arguments.out_features)
+    return reference.sparse_linear(*arguments)
 
 
-def _fake_linear(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    out_features: int,
-    activation: int,
-    out_dtype: torch.dtype,
-) -> torch.Tensor:
-    _check(x, packed, bias, residual, out_features, activation, out_dtype)
-    return x.new_empty((*x.shape[:-1], out_features), dtype=out_dtype)
+def _reference_backward(*values: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return reference.sparse_linear_backward(*values[:5])
+
+
+def _fake_linear(*values: Any) -> torch.Tensor:
+    arguments = LinearArguments(*values[:7])
+    check_arguments(arguments)
+    x = arguments.x
+    return x.new_empty((*x.shape[:-1], arguments.out_features), dtype=arguments.out_dtype)
 
 
 def _fake_backward(
@@ -92,13 +100,14 @@ def _fake_backward(
     packed: torch.Tensor,
     bias: torch.Tensor | None,
     activation: int,
+    *header: list[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     bias_dtype = x.dtype if bias is None else bias.dtype
     return x.new_empty(x.shape), x.new_empty((grad.shape[-1],), dtype=bias_dtype)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-    x, packed, bias, residual, _, ctx.activation, _ = inputs
+    x, packed, bias, residual, _, ctx.activation, _, *ctx.header = inputs
     ctx.save_for_backward(x, packed, bias)
     ctx.residual_dtype = None if residual is None else residual.dtype
 
@@ -108,37 +117,44 @@ def _backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     needs = ctx.needs_input_grad
     grad_x = grad_bias = None
     if needs[0] or needs[2]:
-        grad_x, grad_bias = torch.ops.lepton.sparse_linear_backward(
-            grad, x, packed, bias, ctx.activation
-        )
+        call = _traced_gradients if ctx.header else _gradients
+        grad_x, grad_bias = call.current(grad, x, packed, bias, ctx.activation, *ctx.header)
     return (
         grad_x if needs[0] else None,
         None,
         grad_bias if needs[2] else None,
         grad.to(ctx.residual_dtype) if needs[3] else None,
-        *[None] * 3,
+        *[None] * (3 + len(ctx.header)),
     )
 
 
-_dispatch.define_op(
-    "sparse_linear",
-    "(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, int out_features, int activation,"
-    " ScalarType out_dtype) -> Tensor",
-    reference=_checked_reference,
-    fake=_fake_linear,
-    setup_context=_setup_context,
-    backward=_backward,
-)
-_dispatch.define_op(
-    "sparse_linear_backward",
-    "(Tensor grad, Tensor x, Tensor packed, Tensor? bias, int activation)"
-    " -> (Tensor grad_x, Tensor grad_bias)",
-    reference=reference.sparse_linear_backward,
-    fake=_fake_backward,
-)
+# The traced form takes what the header of the weight says, which a launcher can't read from the
+# tensors of a trace: `sparse_linear` calls it where torch.compile can see its kernels.
+for _suffix, _header in (("", ""), ("_traced", ", int[] header")):
+    _dispatch.define_op(
+        f"sparse_linear{_suffix}",
+        "(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, int out_features,"
+        f" int activation, ScalarType out_dtype{_header}) -> Tensor",
+        reference=_checked_reference,
+        fake=_fake_linear,
+        setup_context=_setup_context,
+        backward=_backward,
+    )
+    _dispatch.define_op(
+        f"sparse_linear{_suffix}_backward",
+        f"(Tensor grad, Tensor x, Tensor packed, Tensor? bias, int activation{_header})"
+        " -> (Tensor grad_x, Tensor grad_bias)",
+        reference=_reference_backward,
+        fake=_fake_backward,
+    )
 if _backend.CUDA_LIBRARY is not None:
     _sparse_cuda.register()
 _linear = _dispatch.OpCaller("sparse_linear")
+_gradients = _dispatch.OpCaller("sparse_linear_backward")
+_traced_linear = _dispatch.OpCaller("sparse_linear_traced")
+_traced_gradients = _dispatch.OpCaller("sparse_linear_traced_backward")
+_dispatch.forward_cpu("sparse_linear_traced", "sparse_linear")
+_dispatch.forward_cpu("sparse_linear_traced_backward", "sparse_linear_backward")
 
 
 def sparse_linear(
@@ -198,13 +214,15 @@ def sparse_linear(
     tensors = (x, weight.packed, bias, residual)
     try:
         out_dtype = x.dtype if out_dtype is None else out_dtype
+        if _traced_linear.visible and is_traced():
+            return _traced_linear(tensors, weight.shape[0], number, out_dtype, list(weight.header))
         return _linear(tensors, weight.shape[0], number, out_dtype)
     except (RuntimeError, AttributeError, TypeError):
         # Kernels refuse bad arguments before they touch memory, but can only raise RuntimeError;
         # the exact error is worked out here, so that a good call does not pay.
         wanted = torch.float32 if out_dtype is None else out_dtype
-        _check(*tensors, weight.shape[0], number, wanted)
-        _check_packed(x, weight.packed, weight.shape[0])
+        check_arguments(LinearArguments(*tensors, weight.shape[0], number, wanted))
+        check_header(read_header(_OP, weight.packed), x, weight.shape[0])
         floats = (out_dtype, *(t.dtype for t in (x, bias, residual) if t is not None))
         if x.device.type == "cpu" and torch.float64 in floats:
             raise NotImplementedError(

@@ -68,6 +68,7 @@ class SparseWeight:
         check_tensor("SparseWeight", "packed", packed)
         header = reference.check_packed("SparseWeight", packed)
         self.packed = packed
+        self.header = header
         self.shape = torch.Size((header.out_features, header.in_features))
         self.dtype = header.value_dtype
         self.layout = LAYOUTS[header.layout]

@@ -17,7 +17,7 @@ from lepton_kernels.triton.attention_cached_kernels import (
     attention_merge_kernel,
 )
 from lepton_kernels.triton.attention_forward import attention_forward_kernel
-from lepton_kernels.triton.launch import AotCase
+from lepton_kernels.triton.launch import FEW_ROWS, NO_PRODUCT, AotCase
 
 _POINTERS = {
     "alibi_slopes": "*fp32", "sinks": "*fp32", "rng_state": "*i64", "lse": "*fp32",
@@ -97,33 +97,69 @@ def _case(
     )
 
 
+# By the kind of products: dtype of the tensors, `PRECISION`, why there is no matrix instruction.
+_PRODUCTS = {
+    "bf16": ("bf16", "ieee", ""),
+    "tf32": ("fp32", "tf32", ""),
+    "fp32": ("fp32", "ieee", "exact float32 products, on the ordinary units"),
+}
+
+
+def _product_case(
+    name: str,
+    kernel: Any,
+    products: str,
+    dim: int,
+    tile: configs.Tile,
+    options: dict[str, Any],
+    capabilities: tuple[int, ...] = (80, 90, 100),
+) -> AotCase:
+    dtype, precision, no_matrix = _PRODUCTS[products]
+    # Scores of the keys' kernel lie transposed: its rows are keys.
+    rows = tile.block_n if kernel is attention_backward_key_kernel else tile.block_m
+    return _case(
+        f"attention {name}", kernel, dtype, dim, tile, {**options, "PRECISION": precision},
+        no_matrix=no_matrix, mma_sync=FEW_ROWS if rows < 64 and not no_matrix else "",
+        capabilities=capabilities,
+    )  # fmt: skip
+
+
 def aot_cases() -> Iterator[AotCase]:
     """Each kernel in each configuration: with a causal mask alone, and with all options."""
     for kind, kernel in _KERNELS.items():
         for dim in (64, 128, 256):
-            tiles = {
-                ("bf16", "causal"): configs.FAST.get(kind, {}).get(dim),
-                ("bf16", "all"): configs.DEMANDING[kind][dim],
-                ("fp32", "all"): configs.FLOAT32[kind][dim],
-            }
-            for (dtype, options), tile in tiles.items():
-                if tile is not None:
-                    yield _case(
-                        f"attention {kind} {dtype} D{dim} {options}", kernel, dtype, dim, tile,
-                        OPTIONS[options], matrix=dtype != "fp32",
+            for products, options, table in (
+                ("bf16", "causal", configs.FAST),
+                ("bf16", "all", configs.DEMANDING),
+                ("tf32", "all", configs.TF32),
+                ("fp32", "all", configs.FLOAT32),
+            ):
+                if kind in table:
+                    only_sm90 = dim == 256 and table is configs.FAST and kind in configs.FAST_256
+                    yield _product_case(
+                        f"{kind} {products} D{dim} {options}", kernel, products, dim,
+                        table[kind][dim], OPTIONS[options], (90,) if only_sm90 else (80, 90, 100),
                     )  # fmt: skip
-    for rows, table in (*configs.CACHED.items(), (16, configs.CACHED_FLOAT32)):
-        dtype = "fp32" if table is configs.CACHED_FLOAT32 else "bf16"
+    for kind, tile in configs.FAST_256.items():
+        yield _product_case(
+            f"{kind} bf16 D256 causal 64 rows", _KERNELS[kind], "bf16", 256, tile,
+            OPTIONS["causal"], (80, 100),
+        )  # fmt: skip
+    for rows, products, table in (
+        *((rows, "bf16", table) for rows, table in configs.CACHED.items()),
+        (16, "tf32", configs.CACHED_FLOAT32),
+        (16, "fp32", configs.CACHED_FLOAT32),
+    ):
         for dim, tile in table.items():
-            yield _case(
-                f"attention cached {dtype} D{dim} {rows} rows", attention_cached_kernel, dtype, dim,
-                tile, {**OPTIONS["all"], **_CACHED[rows]}, matrix=dtype != "fp32",
+            yield _product_case(
+                f"cached {products} D{dim} {rows} rows", attention_cached_kernel, products, dim,
+                tile, {**OPTIONS["all"], **_CACHED[rows]},
             )  # fmt: skip
-    tile = configs.Tile(4, 1, 4, 1)
-    yield _case(
-        "attention merge bf16 D128", attention_merge_kernel, "bf16", 128, tile, {}, matrix=False
-    )
-    tile = configs.Tile(32, 1, 4, 1)
-    yield _case(
-        "attention delta bf16 D128", attention_delta_kernel, "bf16", 128, tile, {}, matrix=False
-    )
+    for name, kernel, rows in (
+        ("merge", attention_merge_kernel, 4),
+        ("delta", attention_delta_kernel, 32),
+    ):
+        yield _case(
+            f"attention {name} bf16 D128", kernel, "bf16", 128, configs.Tile(rows, 1, 4, 1), {},
+            no_matrix=NO_PRODUCT,
+        )  # fmt: skip

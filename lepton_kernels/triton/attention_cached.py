@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 
 from lepton_kernels import _dispatch
 from lepton_kernels.ops._kvcache_checks import check_cached
 from lepton_kernels.triton import launch
-from lepton_kernels.triton.attention import (
-    check_dims,
-    check_dtype,
-    dense_rows,
-    precision,
-    tiles_of,
-)
 from lepton_kernels.triton.attention_cached_kernels import (
     attention_cached_kernel,
     attention_merge_kernel,
 )
-from lepton_kernels.triton.attention_configs import cached_tile, padded
+from lepton_kernels.triton.attention_call import (
+    LOG2E,
+    NO_LIMIT,
+    check_dims,
+    check_dtype,
+    dense_rows,
+    tiles_of,
+)
+from lepton_kernels.triton.attention_configs import cached_tile, padded, precision
 
-_LOG2E = 1.0 / math.log(2.0)
-_NO_LIMIT = 1 << 30
 _FEWEST_KEYS = 256  # of a split
 _MOST_SPLITS = 64
 _INTERPRETED_PROCESSORS = 8
@@ -127,10 +124,10 @@ def attention_cached(
         unused if sinks is None else sinks.float().contiguous(),
         parts, parts_lse, or_unused(cu_seqlens_q), seqlens_k.contiguous(), or_unused(start_k),
         or_unused(batch_index), or_unused(block_table), tile_sequence, tile_row,
-        score_scale=scale / softcap if softcap > 0 else scale * _LOG2E,
-        cap=softcap * _LOG2E,
-        window_left=min(window_left, _NO_LIMIT),
-        window_right=min(window_right, _NO_LIMIT),
+        score_scale=scale / softcap if softcap > 0 else scale * LOG2E,
+        cap=softcap * LOG2E,
+        window_left=min(window_left, NO_LIMIT),
+        window_right=min(window_right, NO_LIMIT),
         heads=heads, group=group, q_len=length, batch_count=sequences, capacity=capacity,
         page=key.shape[1], pages=key.shape[0], row_tiles=row_tiles, splits=splits,
         stride_q_batch=query.stride(0), stride_q_row=query.stride(1), stride_q_head=query.stride(2),

@@ -25,7 +25,7 @@ from lepton_kernels.triton.bucket_kernels import (
     unflatten_kernel,
     unscale_kernel,
 )
-from lepton_kernels.triton.launch import check_device
+from lepton_kernels.triton.launch import check_device, wrap
 
 _CODES = {getattr(torch, name): code for code, name in enumerate(DTYPES)}
 _WARPS = 8
@@ -173,7 +173,7 @@ def bucket_quantize(
     if x.numel():
         columns = min(triton.next_power_of_2(block), CHUNK)
         rows = CHUNK // columns
-        quantize_blocks_kernel[(triton.cdiv(scale.numel(), rows),)](
+        wrap(quantize_blocks_kernel)[(triton.cdiv(scale.numel(), rows),)](
             x,
             residual,
             q,
@@ -202,7 +202,7 @@ def bucket_dequantize_(
     contract._fake_dequantize(out, q, scale, block, fp8, factor, accumulate)
     check_device("bucket_dequantize_", out)
     if out.numel():
-        dequantize_blocks_kernel[(triton.cdiv(out.numel(), CHUNK),)](
+        wrap(dequantize_blocks_kernel)[(triton.cdiv(out.numel(), CHUNK),)](
             out,
             q,
             scale,
@@ -216,14 +216,15 @@ def bucket_dequantize_(
         )
 
 
-# The tables hold addresses, which a traced tensor lacks: torch.compile calls these as they are.
+# Tables hold the addresses of tensors, which exist only when a graph runs: torch.compile calls
+# these ops as they are. One launch for each tensor could be traced, but is what they save.
 for _launcher in (
     bucket_flatten,
     bucket_unflatten_,
     bucket_reduce,
     bucket_unscale_,
     bucket_squares,
-    bucket_quantize,
-    bucket_dequantize_,
 ):
     _dispatch.register_triton(_launcher.__name__, _launcher, traced=False)
+for _launcher in (bucket_quantize, bucket_dequantize_):
+    _dispatch.register_triton(_launcher.__name__, _launcher)

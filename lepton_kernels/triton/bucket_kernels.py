@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from lepton_kernels.reference.bucket import FP8_LARGEST, INT8_LEVELS, SMALLEST_BLOCK
-from lepton_kernels.triton.launch import AotCase
+from lepton_kernels.triton.launch import NO_PRODUCT, AotCase
 from lepton_kernels.triton.numeric import is_finite, multiply, round_even
 
 # Elements of a chunk: one program's share.
@@ -278,5 +278,5 @@ def aot_cases() -> Iterator[AotCase]:
             constants,
             num_warps=8,
             num_stages=1,
-            matrix=False,
+            no_matrix=NO_PRODUCT,
         )

@@ -8,8 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from lepton_kernels.triton.int8_gemm import Tile, store_slices, tile_of
-from lepton_kernels.triton.launch import INTERPRETED, AotCase, wrap
+from lepton_kernels.triton.gemm import NO_EPILOGUE, Epilogue, Tile, store_slices, tile_of
+from lepton_kernels.triton.launch import FEW_ROWS, INTERPRETED, AotCase, wrap
 from lepton_kernels.triton.numeric import multiply
 
 # HALF: both operands in the 16-bit dtype of x, products exact in float32.
@@ -21,7 +21,7 @@ TILES = {
     "rows64": Tile(64, 64, 64, 4, 3, 2),
     "square": Tile(128, 128, 64, 8, 3, 4),
     "rows16_fp32": Tile(16, 64, 32, 4, 3),
-    "rows64_fp32": Tile(64, 64, 32, 8, 3, 2),
+    "rows64_fp32": Tile(64, 64, 32, 8, 3, 4),
 }
 
 
@@ -139,19 +139,9 @@ def float_gemm_kernel(
             scale = tl.load(weight_scale + loaded_output * scale_stride).to(tl.float32)
             y = multiply(y, scale[None, :])
     store_slices(
-        y,
-        out,
-        bias,
-        residual,
-        out_scale,
-        out_zero_point,
-        row_tile * ROWS,
-        output_tile * OUTPUTS,
-        rows,
-        outputs,
-        ACTIVATION,
-        SLICES,
-    )
+        y, out, bias, residual, out_scale, out_zero_point, row_tile * ROWS,
+        output_tile * OUTPUTS, rows, outputs, ACTIVATION, SLICES,
+    )  # fmt: skip
 
 
 def _mode(x: torch.dtype, weight: torch.dtype) -> int:
@@ -182,11 +172,7 @@ def float_gemm(
     *,
     scale: torch.Tensor | None = None,
     packed: bool = False,
-    bias: torch.Tensor | None = None,
-    residual: torch.Tensor | None = None,
-    out_scale: torch.Tensor | None = None,
-    out_zero_point: torch.Tensor | None = None,
-    activation: int = 0,
+    epilogue: Epilogue = NO_EPILOGUE,
     tile: Tile | None = None,
 ) -> None:
     """Launch `float_gemm_kernel`.
@@ -198,7 +184,7 @@ def float_gemm(
         out (Tensor): contiguous, (..., outputs); written.
         scale (Tensor, optional): float, (outputs, groups). Default: None (1).
         packed (bool): `matrix` holds strips. Default: False.
-        bias, residual, out_scale, out_zero_point, activation: as the op `int8_linear`.
+        epilogue (Epilogue): what follows the product.
         tile (Tile, optional): Default: None, by the shape.
     """
     rows, inputs = x.shape
@@ -216,10 +202,7 @@ def float_gemm(
         matrix,
         out,
         scale,
-        bias,
-        residual,
-        out_scale,
-        out_zero_point,
+        *epilogue.tensors,
         rows,
         outputs,
         width,
@@ -231,7 +214,7 @@ def float_gemm(
         (width + 3) // 4 * 4 if packed else width,
         0 if scale is None else scale.stride(0),
         0 if scale is None else scale.stride(1),
-        ACTIVATION=activation,
+        ACTIVATION=epilogue.activation,
         GROUPED=groups > 1,
         PACKED=packed,
         EVEN=width % tile.inputs == 0,
@@ -309,6 +292,7 @@ def _case(
         constants,
         shape.num_warps,
         shape.num_stages,
+        mma_sync=FEW_ROWS if shape.rows < 64 else "",
         divisible=(
             "outputs",
             "group_inputs",

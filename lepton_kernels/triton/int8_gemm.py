@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-
 import triton
 import triton.language as tl
 
-from lepton_kernels.triton.launch import AotCase
-from lepton_kernels.triton.numeric import activate, multiply, to_level
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """Sizes of a program: rows of x, output features, input features per step.
-
-    The epilogue works on `slices` parts of the output features in turn.
-    """
-
-    rows: int
-    outputs: int
-    inputs: int
-    num_warps: int
-    num_stages: int
-    slices: int = 1
-    capabilities: tuple[int, ...] = (80, 90, 100)
-
+from lepton_kernels.triton.gemm import Tile, store_slices, tile_of
+from lepton_kernels.triton.numeric import multiply
 
 # Each compiles without spills on the architectures that use it. Hopper and Blackwell want two warp
 # groups for the large tiles.
@@ -59,18 +39,6 @@ def tile_for(
     wide = capability < 100 and not packed
     wide = wide and triton.cdiv(rows, 128) * triton.cdiv(outputs, 256) >= 128
     return TILES["wide" if wide else f"square_{generation}"]
-
-
-@triton.jit
-def tile_of(rows, outputs, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BAND: tl.constexpr):
-    """Which tile this program computes: bands of `BAND` tiles of rows keep the weight in L2."""
-    program = tl.program_id(0).to(tl.int64)
-    row_tiles = tl.cdiv(rows, ROWS)
-    in_band = BAND * tl.cdiv(outputs, OUTPUTS)
-    first = program // in_band * BAND
-    height = tl.minimum(row_tiles - first, BAND)
-    row_tile = first + program % in_band % height
-    return row_tile.to(tl.int32), (program % in_band // height).to(tl.int32)
 
 
 @triton.jit
@@ -186,119 +154,9 @@ def int8_gemm_kernel(
         step = tl.load(row_scale + row.to(tl.int64) * row_scale_stride, mask=row < rows, other=1.0)
         y = multiply(y, step[:, None])
         store_slices(
-            y,
-            out,
-            bias,
-            residual,
-            out_scale,
-            out_zero_point,
-            row_tile * ROWS,
-            output_tile * OUTPUTS,
-            rows,
-            outputs,
-            ACTIVATION,
-            SLICES,
-        )
-
-
-@triton.jit
-def store_slices(
-    y,
-    out,
-    bias,
-    residual,
-    out_scale,
-    out_zero_point,
-    first_row,
-    first_output,
-    rows,
-    outputs,
-    ACTIVATION: tl.constexpr,
-    SLICES: tl.constexpr,
-):
-    """The epilogue on `SLICES` parts of the tile's columns in turn, which keeps registers free."""
-    if SLICES > 1:
-        halves = tl.reshape(y, (y.shape[0], 2, y.shape[1] // 2))
-        left, right = tl.split(tl.permute(halves, (0, 2, 1)))
-        store_slices(
-            left,
-            out,
-            bias,
-            residual,
-            out_scale,
-            out_zero_point,
-            first_row,
-            first_output,
-            rows,
-            outputs,
-            ACTIVATION,
-            SLICES // 2,
-        )
-        store_slices(
-            right,
-            out,
-            bias,
-            residual,
-            out_scale,
-            out_zero_point,
-            first_row,
-            first_output + y.shape[1] // 2,
-            rows,
-            outputs,
-            ACTIVATION,
-            SLICES // 2,
-        )
-    else:
-        row = first_row + tl.arange(0, y.shape[0])
-        output = first_output + tl.arange(0, y.shape[1])
-        inside = (row < rows)[:, None] & (output < outputs)[None, :]
-        at = (row.to(tl.int64) * outputs)[:, None] + output[None, :]
-        store_output(
-            y,
-            out,
-            bias,
-            residual,
-            out_scale,
-            out_zero_point,
-            output,
-            output < outputs,
-            at,
-            inside,
-            ACTIVATION,
-        )
-
-
-@triton.jit
-def store_output(
-    y,
-    out,
-    bias,
-    residual,
-    out_scale,
-    out_zero_point,
-    output,
-    in_outputs,
-    at,
-    inside,
-    ACTIVATION: tl.constexpr,
-):
-    """Bias, activation, residual; then the output in its dtype, quantised by `out_scale`."""
-    if bias is not None:
-        y = y + tl.load(bias + output, mask=in_outputs, other=0.0).to(tl.float32)[None, :]
-    y = activate(y, ACTIVATION)
-    if residual is not None:
-        y = y + tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
-    if out_scale is not None:
-        one = tl.full((1,), 1.0, tl.float32)
-        inverse = tl.div_rn(one, tl.load(out_scale + tl.arange(0, 1)))
-        level = to_level(tl.where(y == y, y, float("-inf")), inverse[:, None])
-        if out_zero_point is not None:
-            level = level + tl.load(out_zero_point).to(tl.float32)
-        level = tl.where(level > 127.0, 127.0, level)
-        level = tl.where(level < -128.0, -128.0, level)
-        tl.store(out + at, level.to(tl.int32).to(tl.int8), mask=inside)
-    else:
-        tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+            y, out, bias, residual, out_scale, out_zero_point, row_tile * ROWS,
+            output_tile * OUTPUTS, rows, outputs, ACTIVATION, SLICES,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -322,119 +180,3 @@ def weight_sums_kernel(
         values = tl.load(first[:, None] + (start + k)[None, :], mask=inside, other=0)
         total += tl.sum(values.to(tl.int32), 1)
     tl.store(sums + group * outputs + output, total, mask=output < outputs)
-
-
-_SIGNATURE = {
-    "x": "*i8",
-    "weight": "*i8",
-    "out": "*bf16",
-    "row_scale": "*fp32",
-    "row_zero_point": "*i32",
-    "weight_scale": "*fp32",
-    "weight_sums": "*i32",
-    "bias": "*bf16",
-    "residual": "*bf16",
-    "out_scale": "*fp32",
-    "out_zero_point": "*i32",
-    "rows": "i32",
-    "outputs": "i32",
-    "group_inputs": "i32",
-    "groups": "i32",
-    "x_stride": "i64",
-    "weight_stride": "i64",
-    "packed_group_inputs": "i32",
-    "row_scale_stride": "i32",
-    "row_zero_stride": "i32",
-    "scale_stride": "i32",
-    "scale_group_stride": "i32",
-    "sums_stride": "i32",
-}
-_DIVISIBLE = (
-    "x",
-    "weight",
-    "out",
-    "bias",
-    "residual",
-    "outputs",
-    "group_inputs",
-    "x_stride",
-    "weight_stride",
-    "packed_group_inputs",
-)
-_EPILOGUE = (
-    "row_scale",
-    "row_zero_point",
-    "weight_scale",
-    "weight_sums",
-    "bias",
-    "residual",
-    "out_scale",
-    "out_zero_point",
-)
-
-
-def _case(
-    name: str,
-    tile: str,
-    absent: tuple[str, ...],
-    *,
-    out: str = "*bf16",
-    activation: int = 0,
-    grouped: bool = False,
-    packed: bool = False,
-) -> AotCase:
-    signature = {k: v for k, v in _SIGNATURE.items() if k not in absent} | {"out": out}
-    shape = TILES[tile]
-    constants = {
-        **dict.fromkeys(absent),
-        "ACTIVATION": activation,
-        "GROUPED": grouped,
-        "PACKED": packed,
-        "EVEN": True,
-        "ROWS": shape.rows,
-        "OUTPUTS": shape.outputs,
-        "INPUTS": shape.inputs,
-        "SLICES": shape.slices,
-    }
-    return AotCase(
-        f"int8_gemm/{tile}/{name}",
-        int8_gemm_kernel,
-        signature,
-        constants,
-        shape.num_warps,
-        shape.num_stages,
-        capabilities=shape.capabilities,
-        divisible=_DIVISIBLE,
-    )
-
-
-def aot_cases() -> Iterator[AotCase]:
-    """Every tile with the plain product and the fullest epilogue; groups and packed weights."""
-    quantized = ("out_scale", "out_zero_point")
-    no_zero = ("row_zero_point", "weight_sums")
-    for tile in TILES:
-        if not tile.startswith("groups"):
-            yield _case("mm", tile, _EPILOGUE, out="*i32")
-            yield _case("gelu_residual", tile, (*quantized, *no_zero), activation=2)
-            yield _case("requantized", tile, (), out="*i8", activation=4)
-        if tile.startswith(("rows16", "groups")):
-            yield _case("grouped", tile, quantized, grouped=True, activation=3)
-            yield _case("grouped_packed", tile, (*quantized, *no_zero), grouped=True, packed=True)
-        if tile.startswith(("rows", "square")):
-            yield _case("packed", tile, quantized, packed=True, activation=3)
-    yield AotCase(
-        "int8_gemm/weight_sums",
-        weight_sums_kernel,
-        {
-            "weight": "*i8",
-            "sums": "*i32",
-            "outputs": "i32",
-            "group_inputs": "i32",
-            "weight_stride": "i64",
-        },
-        SUMS_TILE,
-        num_warps=4,
-        num_stages=3,
-        matrix=False,
-        divisible=("weight", "group_inputs", "weight_stride"),
-    )

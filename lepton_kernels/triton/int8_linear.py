@@ -13,9 +13,9 @@ from lepton_kernels.ops.int8_mm import _check as check_int8_mm
 from lepton_kernels.reference import int8_linear as reference
 from lepton_kernels.reference.packed_weight import HEADER_BYTES, PackedShape
 from lepton_kernels.triton.float_gemm import float_gemm
+from lepton_kernels.triton.gemm import NO_EPILOGUE, Epilogue, Tile
 from lepton_kernels.triton.int8_gemm import (
     SUMS_TILE,
-    Tile,
     int8_gemm_kernel,
     tile_for,
     weight_sums_kernel,
@@ -66,15 +66,9 @@ def int8_linear(
     scale = weight_scale.expand(outputs) if weight_scale.dim() == 0 else weight_scale
     scale = scale.reshape(outputs, -1)
     matrix, sums = _operand(weight, outputs, inputs, scale.shape[1])
-    epilogue: dict[str, Any] = {
-        "bias": None if bias is None else bias.contiguous(),
-        "residual": None if residual is None else residual.contiguous(),
-        "out_scale": out_scale,
-        "out_zero_point": out_zero_point,
-        "activation": activation,
-    }
+    epilogue = Epilogue(bias, residual, out_scale, out_zero_point, activation).contiguous()
     if weight_only:
-        float_gemm(rows, matrix, out, scale=scale, packed=sums is not None, **epilogue)
+        float_gemm(rows, matrix, out, scale=scale, packed=sums is not None, epilogue=epilogue)
         return out
     quantized, row_scale, row_zero = _quantized(rows, x_scale, x_zero_point)
     if row_zero is not None and sums is None:
@@ -89,7 +83,7 @@ def int8_linear(
         row_scale=row_scale,
         row_zero_point=row_zero,
         sums=sums,
-        **epilogue,
+        epilogue=epilogue,
     )
     return out
 
@@ -158,11 +152,7 @@ def launch_int8_gemm(
     row_scale: torch.Tensor | None = None,
     row_zero_point: torch.Tensor | None = None,
     sums: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    residual: torch.Tensor | None = None,
-    out_scale: torch.Tensor | None = None,
-    out_zero_point: torch.Tensor | None = None,
-    activation: int = 0,
+    epilogue: Epilogue = NO_EPILOGUE,
     tile: Tile | None = None,
 ) -> None:
     """Launch `int8_gemm_kernel` on operands as it takes them.
@@ -177,7 +167,7 @@ def launch_int8_gemm(
         row_scale (Tensor, optional): float32, (rows,) or (1,): steps of x.
         row_zero_point (Tensor, optional): int32, (rows,) or (1,); needs `sums`.
         sums (Tensor, optional): int32, (groups, outputs or more): sums of the weight.
-        bias, residual, out_scale, out_zero_point, activation: as the op `int8_linear`.
+        epilogue (Epilogue): what follows the product.
         tile (Tile, optional): Default: None, by the shape.
     """
     rows, outputs = x.shape[0], out.shape[-1]
@@ -188,7 +178,7 @@ def launch_int8_gemm(
     stored_width = (width + 3) // 4 * 4 if packed else width
     tile = tile or tile_for(rows, outputs, capability(x), packed=packed, grouped=groups > 1)
     arguments: dict[str, Any] = {
-        "ACTIVATION": activation,
+        "ACTIVATION": epilogue.activation,
         "GROUPED": groups > 1,
         "PACKED": packed,
         "EVEN": width % tile.inputs == 0,
@@ -206,10 +196,7 @@ def launch_int8_gemm(
         row_zero_point,
         scale,
         sums if row_zero_point is not None else None,
-        bias,
-        residual,
-        out_scale,
-        out_zero_point,
+        *epilogue.tensors,
         rows,
         outputs,
         width,

@@ -10,6 +10,9 @@ import triton
 from torch.library import wrap_triton
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+# Reasons of ahead-of-time cases.
+NO_PRODUCT = "no matrix product"
+FEW_ROWS = "fewer than 64 rows: wgmma and tcgen05 take 64 or 128"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,9 @@ class AotCase:
         num_warps (int): warps of a program.
         num_stages (int): depth of the software pipeline.
         capabilities (tuple[int, ...]): compute capabilities that use it: 80, 90, 100.
-        matrix (bool): the PTX must hold the matrix instruction of the architecture.
+        no_matrix (str): why the kernel has no matrix instruction. Default: "", it must have the
+            architecture's own and no other: mma.sync, wgmma or tcgen05.
+        mma_sync (str): why sm_90 and sm_100 take mma.sync, too. Default: "", they don't.
         divisible (tuple[str, ...]): arguments that are multiples of 16, as the launcher has them.
     """
 
@@ -36,7 +41,8 @@ class AotCase:
     num_warps: int
     num_stages: int
     capabilities: tuple[int, ...] = (80, 90, 100)
-    matrix: bool = True
+    no_matrix: str = ""
+    mma_sync: str = ""
     divisible: tuple[str, ...] = ()
 
 

@@ -12,7 +12,7 @@ import triton.language as tl
 from lepton_kernels import _dispatch
 from lepton_kernels.ops.quantize_int8 import _check
 from lepton_kernels.reference.int8_linear import SMALLEST_RANGE
-from lepton_kernels.triton.launch import AotCase, check_device, wrap
+from lepton_kernels.triton.launch import NO_PRODUCT, AotCase, check_device, wrap
 from lepton_kernels.triton.numeric import is_finite, multiply, round_even, to_level
 
 _SMALLEST_RANGE = tl.constexpr(SMALLEST_RANGE)
@@ -204,6 +204,6 @@ def aot_cases() -> Iterator[AotCase]:
             constants,
             num_warps=4,
             num_stages=3,
-            matrix=False,
+            no_matrix=NO_PRODUCT,
             divisible=("x", "q", "scale", "columns", "columns_written", "x_stride", "q_stride"),
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops.sparse_linear import _check, _check_packed
+from lepton_kernels.ops.sparse_linear import LinearArguments, check_arguments, check_header
 from lepton_kernels.reference import sparse_weight
 from lepton_kernels.reference.int8_linear import _activation_gradient
 from lepton_kernels.reference.sparse_weight import SparseHeader, read_header
 from lepton_kernels.triton.float_gemm import _mode, float_gemm
+from lepton_kernels.triton.gemm import Epilogue
 from lepton_kernels.triton.int8_linear import launch_int8_gemm
 from lepton_kernels.triton.launch import INTERPRETED, check_device, wrap
 from lepton_kernels.triton.once import remembered
@@ -44,8 +45,12 @@ class _Sections(NamedTuple):
         return self.header.value_dtype == torch.int8
 
 
-def _sections(packed: torch.Tensor) -> _Sections:
-    header = remembered(lambda tensor: read_header("sparse_linear", tensor), packed)
+def _header(packed: torch.Tensor) -> SparseHeader:
+    """What the header says; waits for the GPU the first time that it sees the tensor."""
+    return remembered(lambda tensor: read_header("sparse_linear", tensor), packed)
+
+
+def _sections(packed: torch.Tensor, header: SparseHeader) -> _Sections:
     scale, _, offsets, pattern, values, _ = header.sections
     quads = header.value_dtype == torch.int8 and not header.is_block
     return _Sections(
@@ -91,34 +96,34 @@ def _refuse_float64(out_dtype: torch.dtype, *tensors: torch.Tensor | None) -> No
         )
 
 
-def sparse_linear(
-    x: torch.Tensor,
-    packed: torch.Tensor,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    out_features: int,
-    activation: int,
-    out_dtype: torch.dtype,
-) -> torch.Tensor:
+def sparse_linear(*values: Any) -> torch.Tensor:
     """The op `sparse_linear` on Triton; see `lepton_kernels.sparse_linear`."""
-    _check(x, packed, bias, residual, out_features, activation, out_dtype)
+    return _linear(LinearArguments(*values), _header(values[1]))
+
+
+def sparse_linear_traced(*values: Any) -> torch.Tensor:
+    """The op `sparse_linear_traced` on Triton: what the header says is given."""
+    return _linear(LinearArguments(*values[:-1]), SparseHeader(*values[-1]))
+
+
+def _linear(arguments: LinearArguments, header: SparseHeader) -> torch.Tensor:
+    check_arguments(arguments)
+    x, packed, bias, residual, out_features, activation, out_dtype = arguments
     check_device("sparse_linear", x)
     _refuse_float64(out_dtype, x, bias, residual)
-    parts = _sections(packed)
-    if parts.header[2:4] != (out_features, x.shape[-1]) or parts.is_int8:
-        _check_packed(x, packed, out_features)
+    check_header(header, x, out_features)
+    parts = _sections(packed, header)
     rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
     out = torch.empty((*x.shape[:-1], out_features), dtype=out_dtype, device=x.device)
     if out.numel() == 0:
         return out
-    bias = None if bias is None else bias.contiguous()
-    residual = None if residual is None else residual.contiguous()
+    epilogue = Epilogue(bias, residual, activation=activation).contiguous()
     row_scale = None
     if parts.is_int8:
         rows, row_scale, _ = quantize_rows(rows, pad=16)
     if rows.shape[0] <= MOST_NARROW_ROWS:
-        launch_strip_product(parts, rows, out, row_scale, bias, residual, activation)
+        launch_strip_product(parts, rows, out, row_scale, epilogue)
     elif parts.is_int8:
         launch_int8_gemm(
             rows,
@@ -127,12 +132,10 @@ def sparse_linear(
             inputs=x.shape[-1],
             scale=parts.scale[:, None],
             row_scale=row_scale,
-            bias=bias,
-            residual=residual,
-            activation=activation,
+            epilogue=epilogue,
         )
     else:
-        float_gemm(rows, expand(parts), out, bias=bias, residual=residual, activation=activation)
+        float_gemm(rows, expand(parts), out, epilogue=epilogue)
     return out
 
 
@@ -141,9 +144,7 @@ def launch_strip_product(
     x: torch.Tensor,
     out: torch.Tensor,
     row_scale: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    residual: torch.Tensor | None,
-    activation: int,
+    epilogue: Epilogue,
 ) -> None:
     """Launch `strip_product_kernel`; `x` is int8 with `row_scale` for int8 values, else float."""
     header = parts.header
@@ -157,14 +158,14 @@ def launch_strip_product(
         out,
         row_scale,
         parts.scale if parts.is_int8 else None,
-        bias,
-        residual,
+        epilogue.bias,
+        epilogue.residual,
         x.shape[0],
         header.out_features,
         header.in_features,
         header.in_padded,
         x.stride(0),
-        ACTIVATION=activation,
+        ACTIVATION=epilogue.activation,
         BLOCKS=header.is_block,
         QUADS=parts.is_int8,
         DOT=mode,
@@ -175,17 +176,27 @@ def launch_strip_product(
     )
 
 
-def sparse_linear_backward(
+def sparse_linear_backward(*values: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The op `sparse_linear_backward` on Triton: gradients of the input and the bias."""
+    return _backward(*values, _header(values[2]))
+
+
+def sparse_linear_traced_backward(*values: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The op `sparse_linear_traced_backward` on Triton: what the header says is given."""
+    return _backward(*values[:-1], SparseHeader(*values[-1]))
+
+
+def _backward(
     grad: torch.Tensor,
     x: torch.Tensor,
     packed: torch.Tensor,
     bias: torch.Tensor | None,
     activation: int,
+    header: SparseHeader,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The op `sparse_linear_backward` on Triton: gradients of the input and the bias."""
     check_device("sparse_linear", x)
     _refuse_float64(grad.dtype, x, bias)
-    parts = _sections(packed)
+    parts = _sections(packed, header)
     outputs, inputs = grad.shape[-1], x.shape[-1]
     rows = x.reshape(x.shape[:-1].numel(), inputs)
     grad = grad.reshape(rows.shape[0], outputs)
@@ -194,7 +205,7 @@ def sparse_linear_backward(
         pre = torch.empty(grad.shape, dtype=torch.float32, device=x.device)
         scale = parts.scale[:, None] if parts.is_int8 else None
         # int8 values: the quantisation of x passes straight through, so x stays float here.
-        float_gemm(rows, weight, pre, scale=scale, bias=bias)
+        float_gemm(rows, weight, pre, scale=scale, epilogue=Epilogue(bias))
         grad = _activation_gradient(pre, grad.to(torch.float32), activation)
     grad_bias = grad.sum(0, dtype=torch.float32)
     grad_bias = grad_bias.to(x.dtype if bias is None else bias.dtype)
@@ -205,9 +216,12 @@ def sparse_linear_backward(
     return grad_x.reshape(x.shape), grad_bias
 
 
-# The header of the packed weight says which kernel runs: torch.compile calls these as they are.
-_dispatch.register_triton("sparse_linear", sparse_linear, traced=False)
-_dispatch.register_triton("sparse_linear_backward", sparse_linear_backward, traced=False)
+# The header of the packed weight says which kernel runs: where it must be read, torch.compile calls
+# the op as it is.
+for _launcher in (sparse_linear, sparse_linear_backward):
+    _dispatch.register_triton(_launcher.__name__, _launcher, traced=False)
+for _launcher in (sparse_linear_traced, sparse_linear_traced_backward):
+    _dispatch.register_triton(_launcher.__name__, _launcher)
 # Packing moves bytes: plain torch, on any device.
 _dispatch.register_triton("pack_sparse", sparse_weight.pack_sparse, traced=False)
 _dispatch.register_triton("unpack_sparse", sparse_weight.unpack_sparse, traced=False)

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 
 from lepton_kernels.triton.float_gemm import FULL, HALF, SPLIT, _product
-from lepton_kernels.triton.int8_gemm import store_slices
-from lepton_kernels.triton.launch import AotCase
+from lepton_kernels.triton.gemm import store_slices
+from lepton_kernels.triton.launch import FEW_ROWS, NO_PRODUCT, AotCase
 from lepton_kernels.triton.numeric import count_bits, multiply
 
 STRIP = tl.constexpr(16)
@@ -194,19 +194,9 @@ def strip_product_kernel(
     else:
         y = total
     store_slices(
-        y,
-        out,
-        bias,
-        residual,
-        None,
-        None,
-        first_row,
-        (strip * STRIP).to(tl.int32),
-        rows,
-        outputs,
-        ACTIVATION,
-        1,
-    )
+        y, out, bias, residual, None, None, first_row, (strip * STRIP).to(tl.int32), rows, outputs,
+        ACTIVATION, 1,
+    )  # fmt: skip
 
 
 _STRIPS = {"pattern": "*i16", "offsets": "*i64", "outputs": "i32", "inputs": "i32"}
@@ -228,7 +218,7 @@ def _expansion(name: str, values: str, *, blocks: bool) -> AotCase:
         constants,
         num_warps=4,
         num_stages=3,
-        matrix=False,
+        no_matrix=NO_PRODUCT,
         divisible=("inputs", "inputs_padded"),
     )
 
@@ -268,6 +258,7 @@ def _product_case(name: str, values: str, rows: int, mode: int, *, blocks: bool)
         constants,
         num_warps=4,
         num_stages=3,
+        mma_sync=FEW_ROWS if rows < 64 else "",
         divisible=("inputs", "inputs_padded", "x_stride"),
     )
 

@@ -18,6 +18,7 @@ from lepton_train.explain import Explanation, explain
 from lepton_train.fuse import FusionReport, fuse_
 from lepton_train.low_precision import LowPrecisionLinear, lower_
 from lepton_train.pack import PackReport, pack_
+from lepton_train.predict import SparsityPrediction, predict_sparsity
 from lepton_train.prune import PruningReport, PruningSchedule, make_permanent_, prune_
 from lepton_train.quantize import convert_, quantize_
 from lepton_train.recover import RecoveryReport, recover_
@@ -52,6 +53,7 @@ __all__ = [
     "PruningSchedule",
     "QuantizationReport",
     "RecoveryReport",
+    "SparsityPrediction",
     "__version__",
     "bundle",
     "compress",
@@ -67,6 +69,7 @@ __all__ = [
     "make_permanent_",
     "metrics",
     "pack_",
+    "predict_sparsity",
     "prune_",
     "quantize_",
     "recover_",

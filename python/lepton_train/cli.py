@@ -1,4 +1,4 @@
-"""The command `lepton`: info, demo, bench, train, eval, compress, bundle, serve."""
+"""The command `lepton`: info, demo, bench, predict, train, eval, compress, bundle, serve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_kernels import __version__
-from lepton_train import bundle_commands, serve_command, training_commands
+from lepton_train import bundle_commands, predict_command, serve_command, training_commands
 
 FAILED = 1
 BAD_ARGUMENTS = 2
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_demo(commands)
     _add_bench(commands)
+    predict_command.add(commands, _command)
     training_commands.add(commands, _command)
     bundle_commands.add(commands, _command)
     serve_command.add(commands, _command)

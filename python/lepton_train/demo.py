@@ -53,7 +53,18 @@ class Variant:
         return abs(self.score - before.score) <= SCORE_MARGIN and self.worst_cosine > WORST_COSINE
 
 
-def lepton_variant(text: TextModel, mode: str, lee: LeeData, calibration_texts: int) -> Variant:
+def multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bfloat16; elsewhere torch is slower with it."""
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(lk.info()["cpu_features"])
+
+
+def lepton_variant(
+    text: TextModel,
+    mode: str,
+    lee: LeeData,
+    calibration_texts: int,
+    dtype: torch.dtype = torch.float32,
+) -> Variant:
     """A copy of the model with int8 linear layers and fused activations and residuals.
 
     Args:
@@ -61,6 +72,8 @@ def lepton_variant(text: TextModel, mode: str, lee: LeeData, calibration_texts: 
         mode (str): "dynamic", "static" or "weight_only".
         lee (LeeData): its background texts calibrate "static"; no rated text is used.
         calibration_texts (int): how many of them.
+        dtype (torch.dtype): of activations, biases and what is no linear layer. The weights are
+            quantised before they are rounded to it. Default: torch.float32.
     """
     model = copy.deepcopy(text.model)
     calibration = None
@@ -69,7 +82,8 @@ def lepton_variant(text: TextModel, mode: str, lee: LeeData, calibration_texts: 
         calibration = [text.tokens(texts[i : i + 16]) for i in range(0, len(texts), 16)]
     report = quantize_(model, mode, calibration=calibration)
     fuse_(model)
-    return Variant(f"lepton_{mode}", model, report)
+    suffix = "_bf16" if dtype == torch.bfloat16 else ""
+    return Variant(f"lepton_{mode}{suffix}", model.to(dtype), report)
 
 
 def torch_dynamic_int8(model: nn.Module) -> nn.Module:
@@ -148,7 +162,7 @@ def run_demo(
     """
     if batch < 1:
         raise ValueError(f"demo: batch must be at least 1, got {batch}")
-    steps = 14 + 5 * 2 * (rounds + 2)
+    steps = 14 + (6 if multiplies_bf16() else 5) * 2 * (rounds + 2)
     with Progress(steps, "lepton demo") as progress:
         progress.step("loading model and data")
         lee = load_lee()
@@ -184,11 +198,14 @@ def _our_variants(
 ) -> tuple[list[Variant], list[str]]:
     variants: list[Variant] = []
     notes: list[str] = []
-    for mode in ("dynamic", "static", "weight_only"):
+    kinds = [("dynamic", torch.float32), ("static", torch.float32), ("weight_only", torch.float32)]
+    if multiplies_bf16():
+        kinds.insert(1, ("dynamic", torch.bfloat16))
+    for mode, dtype in kinds:
         if mode == "weight_only" and any(variant.keeps(before) for variant in variants):
             break
         progress.step(f"int8 {mode}")
-        variant = lepton_variant(text, mode, lee, calibration_texts)
+        variant = lepton_variant(text, mode, lee, calibration_texts, dtype)
         measure_quality(variant, text, lee, reference)
         if not variant.keeps(before):
             notes.append(

@@ -14,6 +14,7 @@ LABELS = {
     "torch_bf16": "torch bf16",
     "torch_dynamic_int8": "torch dynamic int8",
     "lepton_dynamic": "lepton int8, dynamic",
+    "lepton_dynamic_bf16": "lepton int8, dynamic, in bf16",
     "lepton_static": "lepton int8, static",
     "lepton_weight_only": "lepton int8, weights only",
 }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from typing import Any
 
 import torch
@@ -23,17 +22,21 @@ from lepton_train.find import (
     int8_layers,
     obstacle,
 )
+from lepton_train.pack_cache import PackCache
+from lepton_train.pack_forms import (
+    DTYPES,
+    bytes_of,
+    case_of,
+    forms,
+    open_cache,
+    present_form,
+    time_forms,
+)
 from lepton_train.prune import make_permanent_
 from lepton_train.report import kilobytes, text_table
-from lepton_train.timing import interleaved
 
-# Copies of a layer that together exceed the caches of a core, so that weights come from memory as
-# they do inside a model.
-_COLD_BYTES = 64 << 20
-_MOST_COPIES = 16
 # Share of zeros under which a sparse form of an int8 layer is not tried.
 _FEWEST_ZEROS = 0.2
-_DTYPES = (None, torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def pack_(
     include: Patterns = None,
     exclude: Patterns = None,
     rounds: int = 15,
+    cache: str | PathLike[str] | bool = True,
 ) -> PackReport:
     """Time dense and sparse forms of each pruned linear layer and keep the fastest; in place.
 
@@ -119,6 +123,9 @@ def pack_(
         include (str or iterable, optional): glob patterns of layers to pack. Default: None (all).
         exclude (str or iterable, optional): glob patterns of layers to leave. Default: None.
         rounds (int): how often each candidate is timed. Default: 15.
+        cache (path or bool): a file that keeps times of this machine for layers of equal size,
+            share of zeros and rows; True: the file that LEPTON_PACK_CACHE names (none if it is
+            empty), else lepton/pack.json in the user's cache folder; False: none. Default: True.
 
     Returns:
         PackReport: per layer sparsity, milliseconds and bytes before and after, decision and why.
@@ -136,7 +143,7 @@ def pack_(
         ('dense', 'has no zeros')
     """
     op = "pack_"
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
         raise TypeError(f"{op}: dtype must be float32, bfloat16, float16 or int8, got {dtype}")
     if rounds < 1:
         raise ValueError(f"{op}: rounds must be at least 1, got {rounds}")
@@ -156,6 +163,7 @@ def pack_(
     }
     chosen = [f for f in found if reasons[f.name] is None]
     inputs = _inputs(model, chosen, example_inputs)
+    store = open_cache(cache)
     report = PackReport()
     for each in found:
         reason = reasons[each.name]
@@ -164,7 +172,8 @@ def pack_(
         if reason is not None:
             report.rows.append(_row(each, reason=reason))
             continue
-        report.rows.append(_decide(model, each, inputs[each.name], dtype, rounds))
+        report.rows.append(_decide(model, each, inputs[each.name], dtype, rounds, store))
+    store.save()
     return report
 
 
@@ -185,24 +194,6 @@ def _full(found: FoundLinear) -> str | None:
         # Rounding alone makes some zeros.
         return None if float(zeros.float().mean()) >= _FEWEST_ZEROS else "has few zeros"
     return None if bool(zeros.any()) else "has no zeros"
-
-
-def _forms(linear: Any, dtype: torch.dtype | None) -> tuple[str, dict[str, nn.Module]]:
-    """Name of the present form, and every form by name."""
-    if isinstance(linear, lk.nn.Int8Linear):
-        plain = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None)
-        # The scale of a row makes its largest weight 127: quantised again it is the same int8.
-        plain.weight = nn.Parameter(linear.dequantized_weight(), requires_grad=False)
-        plain.register_parameter("bias", linear._parameters["bias"])
-        plain.train(linear.training)
-        present, linear, dtype, forms = "int8", plain, torch.int8, {"int8": linear}
-    else:
-        present, forms = "dense", {"dense": linear}
-        if dtype == torch.int8:
-            forms["int8"] = lk.nn.Int8Linear.from_linear(linear)
-    for layout in ("bitmask", "block"):
-        forms[f"sparse {layout}"] = lk.nn.SparseLinear.from_linear(linear, layout, dtype)
-    return present, forms
 
 
 def _inputs(
@@ -228,15 +219,10 @@ def _inputs(
 
 def _row(found: FoundLinear, **rest: Any) -> PackedRow:
     module = found.module
-    size = _bytes(module)
-    form = "int8" if isinstance(module, lk.nn.Int8Linear) else "dense"
+    size, form = bytes_of(module), present_form(module)
     values = {"bytes_before": size, "bytes_after": size, "before": form, "decision": form, **rest}
     share = float((module.weight == 0).float().mean()) if module.weight.numel() else 0.0
     return PackedRow(found.name, module.in_features, module.out_features, share, **values)
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def _decide(
@@ -245,13 +231,10 @@ def _decide(
     x: torch.Tensor,
     dtype: torch.dtype | None,
     rounds: int,
+    store: PackCache,
 ) -> PackedRow:
-    present, candidates = _forms(found.module, dtype)
-    with torch.inference_mode():
-        times = interleaved(
-            {name: _cold(module, x) for name, module in candidates.items()}, rounds=rounds
-        )
-    measured = {name: timing.median_ms for name, timing in times.items()}
+    present, candidates = present_form(found.module), forms(found.module, dtype)
+    measured = time_forms(candidates, x, rounds, store, case_of(found.module, x, dtype))
     best = min(measured, key=lambda name: measured[name])
     if best == present:
         reason = "no other form measured faster"
@@ -265,16 +248,9 @@ def _decide(
         reason=reason,
         ms_before=measured[present],
         ms_after=measured[best],
-        bytes_after=_bytes(candidates[best]),
+        bytes_after=bytes_of(candidates[best]),
         measured_ms=measured,
     )
-
-
-def _cold(module: nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    """Calls copies of the module in turn."""
-    count = min(max(_COLD_BYTES // max(_bytes(module), 1), 1), _MOST_COPIES)
-    copies = itertools.cycle([module, *(copy.deepcopy(module) for _ in range(count))])
-    return lambda: next(copies)(x)
 
 
 def _swap(model: nn.Module, found: FoundLinear, module: nn.Module) -> None:

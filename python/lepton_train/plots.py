@@ -130,3 +130,45 @@ def before_and_after(
             spread = max(max(values) - min(values), 0.01)
             axis.set_ylim(max(0.0, min(values) - 2 * spread), max(values) + spread)
     return _write(figure, path)
+
+
+def training_time(runs: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Draw losses over steps, and a step's time as computation, communication and waiting.
+
+    Args:
+        runs (sequence of mappings): of each training `processes`, `seed`, `losses` (a step each)
+            and `milliseconds` (of a step, by part).
+        path (str or path): `.png`, `.svg` or `.pdf`.
+
+    Returns:
+        Path: the file.
+
+    Raises:
+        ValueError: there is no run.
+        MissingPackageError: matplotlib is not installed.
+    """
+    if not runs:
+        raise ValueError("training_time: runs must hold at least one training, got none")
+    figure, (left, right) = _figure(9.0, 3.4, 2)
+    for run in runs:
+        losses = list(run["losses"])
+        width = max(len(losses) // 50, 1)  # means of neighbours: single batches scatter
+        means = [
+            sum(losses[i : i + width]) / width for i in range(0, len(losses) - width + 1, width)
+        ]
+        label = f"{run['processes']} process(es), seed {run['seed']}"
+        left.plot([width * (i + 0.5) for i in range(len(means))], means, label=label, lw=1.2)
+    left.set_xlabel("step")
+    left.set_ylabel("loss")
+    left.legend(frameon=False, fontsize=8)
+    left.grid(alpha=0.3)
+    names = [f"{run['processes']}\nseed {run['seed']}" for run in runs]
+    bottom = [0.0] * len(runs)
+    for part in runs[0]["milliseconds"]:
+        heights = [run["milliseconds"][part] for run in runs]
+        right.bar(names, heights, bottom=bottom, label=part, width=0.6)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    right.set_xlabel("processes")
+    right.set_ylabel("ms a step, median")
+    right.legend(frameon=False, fontsize=8)
+    return _write(figure, path)

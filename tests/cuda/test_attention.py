@@ -45,9 +45,12 @@ def test_dropout_draws_the_bits_of_the_reference():
     assert torch.equal(out != 0, reference.dropout_keep(state, p, (1, 3, rows, keys)))
 
 
-def test_what_no_kernel_takes_runs_on_the_reference():
+def test_what_no_kernel_takes_runs_on_the_reference_or_is_refused():
     q = torch.randn(1, 2, 9, 320, device="cuda")
-    out = lk.scaled_dot_product_attention(q, q, q)
+    with pytest.raises(NotImplementedError, match="at most 256 elements a head, got float32"):
+        lk.scaled_dot_product_attention(q, q, q)
+    with lk.force_backend(None):
+        out = lk.scaled_dot_product_attention(q, q, q)
     torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, q, q))
 
 

@@ -247,7 +247,9 @@ def test_int8_cache(isa, rows):
     dequantized = [
         c.double() * s.double().unsqueeze(-1) for c, s in ((k_cache, k_scale), (v_cache, v_scale))
     ]
-    assert (dequantized[0][:, :590] - k).abs().max() < 0.02
+    # Half a step, and the roundings of the scale, of its inverse and of the product.
+    bound = 0.5 * k_scale[:, :590].double().unsqueeze(-1) + 2 * torch.finfo().eps * k.abs()
+    assert ((dequantized[0][:, :590] - k).abs() <= bound).all()
     expected = lk.flash_attn_func(q.double(), *(t[:, :590] for t in dequantized))
     assert torch.allclose(got.double(), expected, atol=1e-5)
 

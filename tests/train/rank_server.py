@@ -15,6 +15,7 @@ from pathlib import Path
 
 import lepton_train.distributed  # noqa: F401  (imported once, before the forks)
 import torch
+import torch._dynamo  # what an optimiser's first step would import in every child
 import torch.distributed as dist
 
 

@@ -1,7 +1,9 @@
 """`lepton_train.bench`: rows, matching, missing peers, pictures."""
 
+import importlib.util
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from lepton_train import bench
 from lepton_train.bench import (
     bucket,
     bucket_ranks,
+    deepsparse_peer,
     harness,
     int8_linear,
     measure,
@@ -124,6 +127,22 @@ def test_sparse_linear_is_checked_and_timed(native, tmp_path):
         assert 0 < ours.work["ops"] <= 2 * ours.shape["M"] * 48 * 32 * 0.55
 
 
+def test_deepsparse_says_why_it_cannot_run(monkeypatch):
+    layer = Layer("tiny", 8, 4, 1 << 10, 1)
+    monkeypatch.delenv(deepsparse_peer.VARIABLE, raising=False)
+    with pytest.raises(measure.Missing, match=deepsparse_peer.VARIABLE):
+        deepsparse_peer.deepsparse(Problem(layer, 2, torch.float32))
+    monkeypatch.setenv(deepsparse_peer.VARIABLE, "/no/python")
+    with pytest.raises(measure.Missing, match="/no/python"):
+        deepsparse_peer.deepsparse(Problem(layer, 2, torch.float32))
+    if importlib.util.find_spec("deepsparse") is None:
+        # The other process answers with its error and lives on.
+        monkeypatch.setenv(deepsparse_peer.VARIABLE, sys.executable)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="deepsparse: ModuleNotFoundError"):
+                deepsparse_peer.deepsparse(Problem(layer, 2, torch.float32))
+
+
 def _case():
     return measure.Case("int8_linear", "c/M1", {"M": 1}, "fp32", 2e3, 1e3, "int8")
 
@@ -202,6 +221,17 @@ def test_interleave_takes_turns_and_rotates_weights():
     assert len(turns) >= 6
 
 
+def test_a_call_that_runs_elsewhere_takes_the_time_itself():
+    class Elsewhere:
+        def __call__(self):
+            raise AssertionError("is called to check the result only")
+
+        def timed(self):
+            return 2.5
+
+    assert harness.interleave([harness.Candidate("far", [Elsewhere()])], 0.0) == {"far": 2.5}
+
+
 def test_copies_outgrow_the_cache():
     assert harness.copies(100, 1000) == 10
     assert harness.copies(1 << 30, 1000) == 2
@@ -218,7 +248,7 @@ def test_packaged_shapes():
     ("arguments", "message"),
     [
         (("banana", None, "cpu", []), "unknown family 'banana'"),
-        (("int8_linear", None, "cuda", []), "no benchmark on 'cuda'"),
+        (("int8_linear", None, "tpu", []), "unknown device 'tpu'"),
         (("int8_linear", None, "cpu", ["--isa", "banana"]), "unknown or absent ISA"),
         (("int8_linear", None, "cpu", ["--only", "banana"]), "--only banana: unknown"),
         (("int8_linear", None, "cpu", ["--filter", "banana"]), "no case fits"),

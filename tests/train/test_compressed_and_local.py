@@ -7,7 +7,7 @@ import lepton_train as lt
 import pytest
 import torch
 import torch.distributed as dist
-from lepton_train.distributed._two_shot import TwoShot
+from lepton_train.distributed._two_shot import Pipeline
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,14 +20,16 @@ def digest(tensor):
 
 def two_shot(rank, world, kind, numel):
     torch.manual_seed(7)
-    shot = TwoShot(kind)
+    pipeline = Pipeline(kind)
+    pipeline.CHUNK = 3000
     fixed = torch.randn(world, numel)
     want = fixed.mean(0)
     total = torch.zeros(numel)
     digests = []
     for _ in range(20):
         flat = fixed[rank].clone()
-        shot.average_(flat, "key")
+        for pending in pipeline.submit(flat, "key"):
+            pending.wait()
         total += flat
         digests.append(digest(flat))
     if numel:

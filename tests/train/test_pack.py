@@ -5,7 +5,7 @@ from __future__ import annotations
 import lepton_train as lt
 import pytest
 import torch
-from lepton_train import pack as pack_module
+from lepton_train import pack_forms
 from lepton_train.timing import Timing
 from torch import nn
 
@@ -22,7 +22,7 @@ def fastest(monkeypatch):
                 function()
             return {key: Timing(1.0 if key == name else 2.0, 0, 0, rounds) for key in functions}
 
-        monkeypatch.setattr(pack_module, "interleaved", interleaved)
+        monkeypatch.setattr(pack_forms, "interleaved", interleaved)
 
     return choose
 

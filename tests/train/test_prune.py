@@ -120,6 +120,30 @@ def test_schedule(kind):
     assert reached[1] == pytest.approx(wanted, abs=0.002)
 
 
+@pytest.mark.parametrize("kind", ["linear", "cubic"])
+def test_schedule_ends_in_the_pattern(kind):
+    """No group loses more than its share on the way: n of each m are left, exactly."""
+    model = small_model()
+    schedule = lt.PruningSchedule(kind, steps=3)
+    for _ in range(3):
+        lt.prune_(model, 0.5, pattern="2:4", schedule=schedule, include="0")
+        kept = (model[0].weight != 0).view(model[0].out_features, -1, 4).sum(-1)
+        assert kept.min() >= 2
+    assert (kept == 2).all()
+
+
+@pytest.mark.parametrize("outputs", [16, 64])
+def test_blocks_of_outputs(outputs):
+    model = nn.Sequential(nn.Linear(400, 130))
+    lt.prune_(model, 0.5, pattern="block", outputs=outputs)
+    kept = model[0].weight != 0
+    for first in range(0, 130, outputs):
+        assert (kept[first : first + outputs] == kept[first]).all()
+    assert not torch.equal(kept[0], kept[128])
+    with pytest.raises(ValueError, match="prune_: outputs must be 16, 32 or 64, got 8"):
+        lt.prune_(model, 0.5, pattern="block", outputs=8)
+
+
 def test_masks_survive_training_copies_and_state_dicts():
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1)

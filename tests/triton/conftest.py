@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import lepton_kernels as lk
 
+SHARED_MEMORY = 163 << 10
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,3 +37,24 @@ def in_process(tmp_path):
         assert result.returncode == 0, f"{file.name} failed in its own process; output above"
 
     return run
+
+
+@pytest.fixture
+def sm80_driver():
+    """Triton believes that an sm_80 is there: it can analyse and trace kernels, not launch them."""
+    import torch
+    from triton import runtime
+    from triton.backends.compiler import GPUTarget
+
+    properties = {"max_shared_mem": SHARED_MEMORY, "multiprocessor_count": 108}
+    runtime.driver.set_active(
+        types.SimpleNamespace(
+            get_current_target=lambda: GPUTarget("cuda", 80, 32),
+            get_current_device=lambda: 0,
+            get_current_stream=lambda device=0: 0,
+            get_active_torch_device=lambda: torch.device("cuda", 0),
+            utils=types.SimpleNamespace(get_device_properties=lambda device: properties),
+        )
+    )
+    yield
+    runtime.driver._active = None

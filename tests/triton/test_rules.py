@@ -72,8 +72,9 @@ def faults(tree):
         casts = {id(n.func.value) for n in ast.walk(function) if is_wide_cast(n)}
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and name_of(node.func) == "load":
-                keywords = {k.arg for k in node.keywords}
-                if "mask" in keywords and "other" not in keywords:
+                given = {*("pointer", "mask", "other")[: len(node.args)]}
+                given |= {k.arg for k in node.keywords}
+                if "mask" in given and "other" not in given:
                     yield node.lineno, "tl.load with mask= has no other="
             narrow = isinstance(node, ast.Call) and id(node) not in casts
             if narrow and name_of(node.func) == "program_id":
@@ -95,10 +96,18 @@ def test_rules(file):
     ("line", "fault"),
     [
         ("x = tl.load(p, mask=m)", "no other="),
+        ("x = tl.load(p, m)", "no other="),
+        ("x = tl.load(p + tl.load(q, mask=m), mask=m, other=0)", "no other="),
         ("i = tl.program_id(0) * 4", "program_id"),
+        ("i = tl.program_id(axis=0).to(tl.int32)", "program_id"),
         ("p = base + rows * stride_row", "not 64 bits wide"),
+        ("base += stride_row * 16", "not 64 bits wide"),
+        ("p = base + rows[:, None] * stride_row + rows.to(tl.int64)[None, :]", "not 64 bits wide"),
+        ("rows = rows.to(tl.int64).to(tl.int32); p = base + rows * stride_row", "not 64 bits wide"),
         ("p = base + tl.program_id(0).to(tl.int64).to(tl.int32) * stride_row", "not 64 bits"),
         ("p = tl.make_block_ptr(base)", "block pointers"),
+        ("p = tl.advance(base, (0, 16))", "block pointers"),
+        ("p = tl.make_tensor_descriptor(base, [4], [1], [4])", "block pointers"),
     ],
 )
 def test_the_check_sees(line, fault):
@@ -113,6 +122,7 @@ def kernel(base, rows, stride_row):
     i = tl.program_id(0).to(tl.int64)
     j = i + 1
     at = base + j * stride_row + rows.to(tl.int64)[:, None] * stride_row
+    at += tl.load(base + j, rows < 3, 0).to(tl.int64) * stride_row
     return tl.load(at, mask=rows < 3, other=0.0)
 """
     assert not list(faults(ast.parse(source)))

@@ -20,3 +20,7 @@ def test_absent_triton_raises():
 @pytest.mark.parametrize("interpret", [False, True], ids=["compiler", "interpreter"])
 def test_in_a_process(in_process, interpret):
     in_process(HERE / "process_wiring.py", interpret=interpret)
+
+
+def test_inductor(in_process):
+    in_process(HERE / "process_inductor.py", interpret=False)

@@ -1,24 +1,23 @@
 """Benchmarks with peers in the same run and ceilings of the same machine: `lepton bench`.
 
 A family is a module with `ROLES` (implementation to "ours", "peer", ...), `problems(options)` (one
-entry per case) and `bench(options)` (rows, case by case); add it to `FAMILIES`.
+entry per case) and `bench(options)` (rows, case by case); add it to `FAMILIES`. Those of
+`--device cuda` are in `lepton_train.bench.cuda`.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Any
 
 from lepton_train.bench import options as _options
 from lepton_train.bench.rows import Row, write_json
 
-FAMILIES = {
-    "attention": "lepton_train.bench.attention",
-    "bucket": "lepton_train.bench.bucket",
-    "int8_linear": "lepton_train.bench.int8_linear",
-    "sparse_linear": "lepton_train.bench.sparse_linear",
-}
+FAMILIES = ("attention", "bucket", "int8_linear", "sparse_linear")
+_PACKAGES = {"cpu": "lepton_train.bench", "cuda": "lepton_train.bench.cuda"}
 
 
 def run(
@@ -29,7 +28,7 @@ def run(
     Args:
         family: a name of `FAMILIES`.
         json_path: where to write the rows. Default: None (nowhere).
-        device: where to run; every family runs on "cpu".
+        device: where to run, "cpu" or "cuda". Default: "cpu".
         options: see `lepton bench FAMILY --help`.
 
     Returns:
@@ -41,19 +40,25 @@ def run(
         return leave.code if isinstance(leave.code, int) else 2
     if family not in FAMILIES:
         return _complain(2, f"bench: unknown family {family!r}; there are {', '.join(FAMILIES)}")
-    if device != "cpu":
-        return _complain(2, f"bench: {family} has no benchmark on {device!r} yet, only on 'cpu'")
+    if device not in _PACKAGES:
+        return _complain(2, f"bench: unknown device {device!r}; there are {', '.join(_PACKAGES)}")
+    if parsed.dry_run and device == "cpu":
+        return _complain(2, "bench: --dry-run is for --device cuda")
     try:
-        rows = measure_family(family, parsed, json_path)
+        rows = measure_family(family, parsed, json_path, device)
     except ValueError as error:
         return _complain(2, str(error))
     except (OSError, RuntimeError) as error:
         return _complain(1, f"bench: {error}")
-    return _deliver(family, rows, parsed)
+    return _deliver(_module(family, device).ROLES, rows, parsed)
+
+
+def _module(family: str, device: str) -> Any:
+    return importlib.import_module(f"{_PACKAGES[device]}.{family}")
 
 
 def measure_family(
-    family: str, options: _options.Options, json_path: str | None = None
+    family: str, options: _options.Options, json_path: str | None = None, device: str = "cpu"
 ) -> list[Row]:
     """All rows of a family, with a line of progress per case.
 
@@ -64,7 +69,7 @@ def measure_family(
     import lepton_kernels as lk
     from lepton_train.bench import report
 
-    module = importlib.import_module(FAMILIES[family])
+    module = _module(family, device)
     total = len(module.problems(options))
     if total == 0:
         raise ValueError("bench: no case fits --filter")
@@ -87,10 +92,9 @@ def measure_family(
     return rows
 
 
-def _deliver(family: str, rows: list[Row], options: _options.Options) -> int:
+def _deliver(roles: Mapping[str, str], rows: list[Row], options: _options.Options) -> int:
     from lepton_train.bench import report
 
-    roles = importlib.import_module(FAMILIES[family]).ROLES
     status = 0
     report.show(rows, roles)
     try:

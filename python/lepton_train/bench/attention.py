@@ -20,8 +20,7 @@ ROLES = {"lepton": "ours", "torch_sdpa": "peer", "torch_flex_compiled": "peer"}
 _COMPILED = ("torch_flex_compiled",)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Relative to the largest element. Wide for bfloat16, as torch sums gradients in it.
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2}
-_MOST_CHECKED = 1 << 24
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,8 @@ class Problem:
     shape: Shape
     dtype: torch.dtype
     training: bool
+    device: torch.device | str = "cpu"
+    most_checked: int = 1 << 24
     q: torch.Tensor = field(init=False)
     k: torch.Tensor = field(init=False)
     v: torch.Tensor = field(init=False)
@@ -75,7 +76,8 @@ class Problem:
 
         def draw(heads: int, length: int) -> torch.Tensor:
             x = torch.randn(s.batch, length, heads, s.head_dim, generator=generator)
-            return x.to(self.dtype).transpose(1, 2).requires_grad_(self.training)
+            x = x.to(self.dtype).to(self.device).transpose(1, 2)
+            return x.requires_grad_(self.training)
 
         self.q, self.grad = draw(s.heads, s.rows), draw(s.heads, s.rows).detach()
         self.k, self.v = (draw(s.heads // s.group, s.length) for _ in range(2))
@@ -92,7 +94,7 @@ class Problem:
     def expected(self) -> list[torch.Tensor] | None:
         """In float64, of the first key head of the first batch; None if that is too much work."""
         s = self.shape
-        if s.rows * s.length * s.group > _MOST_CHECKED:
+        if s.rows * s.length * s.group > self.most_checked:
             return None
         with torch.inference_mode(False), torch.enable_grad():
             parts = [
@@ -123,7 +125,8 @@ class Problem:
         return ""
 
 
-def _lepton(problem: Problem) -> Callable[..., torch.Tensor]:
+def lepton(problem: Problem) -> Callable[..., torch.Tensor]:
+    """lepton's, by the backend in force."""
     s = problem.shape
     return functools.partial(  # type: ignore[return-value]
         lk.scaled_dot_product_attention,
@@ -133,11 +136,14 @@ def _lepton(problem: Problem) -> Callable[..., torch.Tensor]:
     )
 
 
-def _sdpa(problem: Problem) -> Callable[..., torch.Tensor]:
+def sdpa(problem: Problem) -> Callable[..., torch.Tensor]:
+    """torch's, whichever of its kernels it chooses."""
     s = problem.shape
     mask = None
     if s.window >= 0:
-        distance = torch.arange(s.length) - torch.arange(s.rows)[:, None]
+        device = problem.q.device
+        distance = torch.arange(s.length, device=device)
+        distance = distance - torch.arange(s.rows, device=device)[:, None]
         mask = (distance <= 0) & (distance >= -s.window)
     return functools.partial(
         torch.nn.functional.scaled_dot_product_attention,
@@ -147,11 +153,13 @@ def _sdpa(problem: Problem) -> Callable[..., torch.Tensor]:
     )
 
 
-def _flex(problem: Problem) -> Callable[..., torch.Tensor]:
+def flex(problem: Problem) -> Callable[..., torch.Tensor]:
+    """torch's FlexAttention, compiled."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     s = problem.shape
-    if problem.training:
+    device = problem.q.device.type
+    if problem.training and device == "cpu":
         raise Missing("FlexAttention has no backward on the CPU")
     block_mask = None
     if s.causal:
@@ -159,29 +167,30 @@ def _flex(problem: Problem) -> Callable[..., torch.Tensor]:
         def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
             return (j <= i) & (j >= i - s.window) if s.window >= 0 else j <= i
 
-        block_mask = create_block_mask(seen, None, None, s.rows, s.length, device="cpu")
+        block_mask = create_block_mask(seen, None, None, s.rows, s.length, device=device)
     compiled = torch.compile(flex_attention)
     return functools.partial(compiled, block_mask=block_mask, enable_gqa=s.group > 1)
 
 
-_BUILD = {"lepton": _lepton, "torch_sdpa": _sdpa, "torch_flex_compiled": _flex}
+_BUILD = {"lepton": lepton, "torch_sdpa": sdpa, "torch_flex_compiled": flex}
 
 
-def _prepare(name: str, problem: Problem) -> Prepared:
-    attend = _BUILD[name](problem)
-    call = functools.partial(problem.run, attend)
+def prepare(attend: Callable[[Problem], Callable[..., torch.Tensor]], problem: Problem) -> Prepared:
+    """Calls of `attend(problem)`, which takes query, key and value."""
+    call = functools.partial(problem.run, attend(problem))
     return Prepared([call, call], problem.wrong)
 
 
-def case_of(problem: Problem, dtype: str) -> Case:
+def case_of(problem: Problem, dtype: str, kind: str | None = None) -> Case:
     """The row keys of a problem: a product of D takes 2 D operations per score, and 2 or 7 of them.
 
-    Training counts the scores that the backward computes anew as torch does: five products.
+    Training counts the scores that the backward computes anew as torch does: five products. `kind`
+    is that of the ceiling; by default what the instruction set has.
     """
     s = problem.shape
     tensors = [problem.q, problem.k, problem.v, problem.grad]
     read = sum(t.numel() * t.element_size() for t in tensors[: 4 if problem.training else 3])
-    kind = "bf16" if dtype == "bf16" and lk.info()["isa"] == "amx" else "fp32"
+    kind = kind or ("bf16" if dtype == "bf16" and lk.info()["isa"] == "amx" else "fp32")
     return Case(
         family=FAMILY,
         name=f"{s.name}/{'training' if problem.training else 'forward'}",
@@ -231,5 +240,5 @@ def bench(options: Options) -> Iterator[list[Row]]:
     names = chosen(options)
     for shape, training, dtype in problems(options):
         problem = Problem(shape, _DTYPES[dtype], training)
-        builders = {name: functools.partial(_prepare, name, problem) for name in names}
+        builders = {name: functools.partial(prepare, _BUILD[name], problem) for name in names}
         yield measure(case_of(problem, dtype), builders, options.budget_s)

@@ -75,7 +75,9 @@ def _rows(case: tuple[str, str, str], found: dict[str, Any]) -> list[Row]:
     size = _BYTES.get(what, 0)
     least = found.get("pass_seconds", found["seconds"].get("alone"))
     ceiling = {
-        "name": "one pass of sums, no waiting" if size else "step of one process, no wrapper",
+        "name": f"{_WORLD} threads of one process, no messages"
+        if size
+        else "step of one process, no wrapper",
         "unit": "byte/s",
         "value": 2.0 * size / least,
     }

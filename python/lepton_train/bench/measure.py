@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-import lepton_kernels as lk
-from lepton_train.bench import ceilings, harness, machine
+from lepton_train.bench import machine
 from lepton_train.bench.rows import Row
+from lepton_train.bench.stage import Cpu, Stage
 
 
 class Missing(Exception):
@@ -44,15 +44,18 @@ class Case:
 
 
 def measure(
-    case: Case, implementations: Mapping[str, Callable[[], Prepared]], budget_s: float
+    case: Case,
+    implementations: Mapping[str, Callable[[], Prepared]],
+    budget_s: float,
+    stage: Stage | None = None,
 ) -> list[Row]:
-    """Rows of one case, in the order of `implementations`.
+    """Rows of one case, in the order of `implementations`, measured on `stage` (default: CPU).
 
     An implementation whose result is wrong, that fails or that is missing has a row without a time.
     """
-    isa, threads = lk.info()["isa"], torch.get_num_threads()
-    bound = ceilings.roofline(case.operations, case.read_bytes, case.ceiling_kind, isa, threads)
-    candidates: list[harness.Candidate] = []
+    stage = stage or Cpu()
+    bound = stage.roofline(case.operations, case.read_bytes, case.ceiling_kind)
+    calls: dict[str, Sequence[Callable[[], Any]]] = {}
     matches: dict[str, bool | None] = {}
     notes: dict[str, str] = {}
     with torch.inference_mode():
@@ -69,10 +72,10 @@ def measure(
                 notes[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[:1]}"
                 continue
             if matches[name]:
-                candidates.append(harness.Candidate(name, prepared.calls))
+                calls[name], notes[name] = prepared.calls, stage.without_time
             else:
                 notes[name] = f"wrong: {notes[name]}"
-        medians = harness.interleave(candidates, budget_s)
+        medians = stage.medians(calls, budget_s)
     rows = []
     for name in implementations:
         seconds = medians.get(name)
@@ -82,8 +85,8 @@ def measure(
                 case=case.name,
                 shape=case.shape,
                 dtype=case.dtype,
-                isa=isa,
-                threads=threads,
+                isa=stage.isa(),
+                threads=stage.threads(),
                 impl=name,
                 median_us=None if seconds is None else round(seconds * 1e6, 3),
                 work={"ops": case.operations, "bytes": case.read_bytes},
@@ -92,7 +95,7 @@ def measure(
                 else float(f"{100 * bound.seconds / seconds:.4g}"),
                 ceiling=bound.to_json(),
                 match=matches[name],
-                machine=machine.description(),
+                machine=stage.machine(),
                 torch=torch.__version__,
                 commit=machine.commit(),
                 note=notes[name],

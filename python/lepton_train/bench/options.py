@@ -23,6 +23,7 @@ class Options:
     shapes: str | None = None
     only: tuple[str, ...] = ()
     compiled: bool = False
+    dry_run: bool = False
     cold_mib: float | None = None
     budget_s: float = 2.0
 
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--only", default="", help="implementations, separated by commas (default: all)")
     add("--quick", action="store_true", help="few shapes, little time each")
     add("--compiled", action="store_true", help="torch.compile'd peers, too (minutes)")
+    add("--dry-run", action="store_true", help="with --device cuda: tiny cases checked on the CPU")
     add("--shapes", help="JSON file of shapes in place of the packaged one")
     add("--cold-mib", type=_positive(float), help="size of the rotated weights (4 times the L2s)")
     add("--budget", type=_positive(float), help="seconds of timing per case (2; 0.3 with --quick)")
@@ -80,6 +82,7 @@ def parse(arguments: list[str]) -> Options:
         shapes=given.shapes,
         only=tuple(name for name in given.only.split(",") if name),
         compiled=given.compiled,
+        dry_run=given.dry_run,
         cold_mib=given.cold_mib,
         budget_s=given.budget or (0.3 if given.quick else 2.0),
     )

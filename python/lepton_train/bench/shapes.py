@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-def load(family: str, path: str | Path | None = None) -> dict[str, Any]:
+def load(family: str, path: str | Path | None = None, device: str = "cpu") -> dict[str, Any]:
     """Read the shapes of a family.
 
     Args:
         family: names the packaged file.
         path: a file of the same form, in place of the packaged one.
+        device: "cpu" or "cuda", which have shapes of their own. Default: "cpu".
 
     Returns:
         dict: the file's content.
@@ -22,7 +23,8 @@ def load(family: str, path: str | Path | None = None) -> dict[str, Any]:
         ValueError: the file is not the family's.
     """
     if path is None:
-        file = resources.files("lepton_train.bench") / "shapes" / f"{family}.json"
+        name = f"{family}.json" if device == "cpu" else f"{family}_{device}.json"
+        file = resources.files("lepton_train.bench") / "shapes" / name
         text = file.read_text(encoding="utf-8")
     else:
         text = Path(path).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Benchmark of sparse_linear: pruned weights beside the same weights, dense and in torch's CSR."""
+"""Benchmark of sparse_linear: pruned weights beside the same ones dense, in CSR, in DeepSparse."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 import lepton_kernels as lk
+from lepton_train.bench import deepsparse_peer, machine, shapes
 from lepton_train.bench import int8_linear as dense
 from lepton_train.bench import int8_linear_torch as here
-from lepton_train.bench import machine, shapes
 from lepton_train.bench.measure import Case, Missing, Prepared, measure
 from lepton_train.bench.options import Options
 from lepton_train.bench.problem import Built, Layer, Problem
@@ -37,11 +37,13 @@ class Weights:
     layout: str
     values: str
     sparsity: int
+    outputs: int = 16  # of a block
 
     @property
     def name(self) -> str:
         """As in the case's name."""
-        return f"{self.layout.replace(':', '')}{self.sparsity}.{self.values}"
+        wide = f"x{self.outputs}" if self.outputs > 16 else ""
+        return f"{self.layout.replace(':', '')}{self.sparsity}{wide}.{self.values}"
 
 
 def _sparse_weights(layer: Layer, weights: Weights) -> list[lk.SparseWeight]:
@@ -86,7 +88,7 @@ def _csr_parts(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _deepsparse(problem: Problem, weights: Weights) -> Built:
-    raise Missing("deepsparse 1.8 needs an environment of its own: it pins numpy below 2")
+    return deepsparse_peer.deepsparse(problem)
 
 
 def _only(values: str, build: Callable[[Problem], Built]) -> Callable[[Problem, Weights], Built]:
@@ -122,8 +124,9 @@ def _mask(scores: torch.Tensor, weights: Weights) -> torch.Tensor:
     if weights.layout == "n:m":
         return n_of_m_mask(scores, 2, 4)
     if weights.layout == "block":
-        kept = unstructured_mask(block_scores(scores), sparsity, by_row=False)
-        return expand_blocks(kept, scores.shape)
+        blocks = block_scores(scores, weights.outputs)
+        kept = unstructured_mask(blocks, sparsity, by_row=False)
+        return expand_blocks(kept, scores.shape, weights.outputs)
     return unstructured_mask(scores, sparsity, by_row=False)
 
 
@@ -140,6 +143,7 @@ def case_of(problem: Problem, weights: Weights, dtype: str) -> Case:
         shape={
             "M": problem.m, "K": layer.k, "N": layer.n, "layout": weights.layout,
             "values": weights.values, "sparsity": weights.sparsity / 100,
+            "block_outputs": weights.outputs,
             "weights_exceed": colder_than,
         },
         dtype=dtype,
@@ -160,7 +164,10 @@ def problems(options: Options) -> list[tuple[dict[str, Any], Weights, int, str]]
         for layer in data["layers"]
         if layer["name"] in names
         for kind in data["weights"]
-        for weights in (Weights(kind["layout"], kind["values"], s) for s in kind["sparsity"])
+        for weights in (
+            Weights(kind["layout"], kind["values"], s, kind.get("outputs", 16))
+            for s in kind["sparsity"]
+        )
         for dtype in options.dtypes
         for m in rows
         if options.pattern.search(f"{layer['name']}/{weights.name}/M{m}")

@@ -41,7 +41,7 @@ class Reducer:
         self,
         named: list[tuple[str, nn.Parameter]],
         transport: Transport,
-        cap_mb: float,
+        cap_bytes: int,
         overlap: bool,
     ) -> None:
         self.names = [name for name, _ in named]
@@ -49,7 +49,8 @@ class Reducer:
         self.sync = True
         self.overlap = overlap
         self._transport = transport
-        self._cap_bytes = max(int(cap_mb * (1 << 20)), 1)
+        self._cap_bytes = cap_bytes
+        self.steps = 0  # synchronised backwards
         count = len(named)
         self._set = self._fill(range(count)[::-1])
         self._pid = os.getpid()
@@ -60,6 +61,7 @@ class Reducer:
         self._fired = [0] * count
         self._waiting: list[int] = []
         self._next = 0
+        self._written = [False] * count  # by a linear layer's backward
         self._squares: list[float] | None = None
         self._finish_seconds = 0.0
         self._handles = [
@@ -106,11 +108,21 @@ class Reducer:
         self._squares = None
         self._arrivals = []
         self._fired = [0] * len(self.parameters)
+        self._written = [False] * len(self.parameters)
         self._next = 0
         self._waiting = [len(bucket.members) for bucket in self._set.buckets]
         running = _Pass(self._end)
         self._pass = weakref.ref(running)
         Variable._execution_engine.queue_callback(running)
+
+    def place_of(self, index: int) -> torch.Tensor | None:
+        """Where backward may write the gradient of a parameter that has none: once, as a weight
+        used twice gets two; not outside a backward of the wrapper's output."""
+        bucket_started = self._set.bucket_of[index] < self._next
+        if not self._active or self._written[index] or bucket_started:
+            return None
+        self._written[index] = True
+        return self._set.views[index]
 
     def _hook(self, index: int) -> Callable[[torch.Tensor], None]:
         def arrived(parameter: torch.Tensor) -> None:
@@ -171,7 +183,8 @@ class Reducer:
             bucket.flags.fill_(1.0)
         else:
             bucket.flags.copy_(torch.tensor(flags))
-        self._transport.start(index, bucket.flat, bucket.payload)
+        views = [self._set.views[i] for i in bucket.members]
+        self._transport.start(index, bucket.flat, bucket.payload, views)
         self._next = index + 1
 
     def _end(self) -> None:
@@ -193,6 +206,7 @@ class Reducer:
         begin = time.perf_counter()
         self._squares = self._transport.finish()
         self._finish_seconds += time.perf_counter() - begin
+        self.steps += 1
         self._hand_out()
         if self._expected is None:
             self._learn()
@@ -231,8 +245,10 @@ class Reducer:
         for bucket in self._set.buckets:
             bucket.flat.zero_()
         for index, bucket in enumerate(self._set.buckets):
-            self._transport.start(index, bucket.flat, bucket.payload)
+            views = [self._set.views[i] for i in bucket.members]
+            self._transport.start(index, bucket.flat, bucket.payload, views)
         self._squares = self._transport.finish()
+        self.steps += 1
         for i, parameter in enumerate(self.parameters):
             parameter.grad = self._set.views[i]
         if self._expected is None:

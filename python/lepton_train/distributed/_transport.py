@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 
 import lepton_kernels as lk
-from lepton_train.distributed._two_shot import InOrder, TwoShot
+from lepton_train.distributed._power_sgd import PowerSgd
+from lepton_train.distributed._two_shot import KINDS, InOrder, Pipeline, all_gather_flat
 
+POWER_SGD = "powersgd"
+COMPRESSIONS = (*KINDS, POWER_SGD)
 _BLOCK = 256
+_LINE = 64  # elements: whole cache lines
+_Item = TypeVar("_Item")
+
+
+def _split(started: list[_Item], count: int | None) -> tuple[list[_Item], list[_Item]]:
+    count = len(started) if count is None else count
+    return started[:count], started[count:]
 
 
 class Transport(Protocol):
@@ -25,14 +37,29 @@ class Transport(Protocol):
     def release(self, flat: torch.Tensor) -> None:
         """Give a bucket up, its memory with its last tensor; collective."""
 
-    def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
-        """Announce bucket `index`; the norm covers its first `payload` elements."""
+    def start(
+        self, index: int, flat: torch.Tensor, payload: int, views: Sequence[torch.Tensor] = ()
+    ) -> None:
+        """Announce bucket `index`; the norm covers its first `payload` elements, of which `views`
+        are the gradients."""
 
     def progress(self) -> None:
         """Move what was started along, without waiting."""
 
-    def finish(self) -> list[float]:
-        """Wait for all started; sums of squares in the order of starting."""
+    def finish(self, count: int | None = None) -> list[float]:
+        """Wait for the first `count` started, or all; sums of squares in that order."""
+
+    def shard(self, numel: int) -> tuple[int, int]:
+        """Begin and end of this rank's part of a buffer of `numel` from `allocate_shards`."""
+
+    def allocate_shards(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
+        """A buffer of at least `numel` zeros that `gather_shards` takes; collective."""
+
+    def gather_shards(self, flat: torch.Tensor) -> None:
+        """Copy every rank's part of a buffer to all, in place; collective."""
+
+    def forget(self) -> None:
+        """Drop what error feedback has kept."""
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
         """Copy a contiguous tensor of group rank `src` to all."""
@@ -58,7 +85,9 @@ class ShmTransport:
         """See Transport."""
         self.comm.free(flat)
 
-    def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
+    def start(
+        self, index: int, flat: torch.Tensor, payload: int, views: Sequence[torch.Tensor] = ()
+    ) -> None:
         """See Transport."""
         self._numbers.append(self.comm.start_all_reduce(flat, "avg", norm_of=payload))
 
@@ -66,14 +95,29 @@ class ShmTransport:
         """See Transport."""
         self.comm.progress()
 
-    def finish(self) -> list[float]:
+    def shard(self, numel: int) -> tuple[int, int]:
         """See Transport."""
-        numbers, self._numbers = self._numbers, []
+        return self.comm.slice(numel)
+
+    def allocate_shards(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
+        """See Transport."""
+        return self.comm.empty(numel, dtype)
+
+    def gather_shards(self, flat: torch.Tensor) -> None:
+        """See Transport."""
+        self.comm.gather_slices(flat)
+
+    def finish(self, count: int | None = None) -> list[float]:
+        """See Transport."""
+        numbers, self._numbers = _split(self._numbers, count)
         squares = []
         for number in numbers:
             self.comm.wait(number)
             squares.append(self.comm.squares(number))
         return squares
+
+    def forget(self) -> None:
+        """See Transport: nothing is kept."""
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
         """See Transport."""
@@ -84,7 +128,30 @@ class ShmTransport:
         self.comm.close()
 
 
-class GroupTransport:
+class _ShardsOfGroup:
+    """Parts of one size, gathered by torch.distributed."""
+
+    _group: dist.ProcessGroup | None
+    _device: torch.device
+
+    def shard(self, numel: int) -> tuple[int, int]:
+        """See Transport."""
+        part = numel // dist.get_world_size(self._group)
+        rank = dist.get_rank(self._group)
+        return rank * part, (rank + 1) * part
+
+    def allocate_shards(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
+        """See Transport."""
+        unit = _LINE * dist.get_world_size(self._group)
+        return torch.zeros(math.ceil(numel / unit) * unit, dtype=dtype, device=self._device)
+
+    def gather_shards(self, flat: torch.Tensor) -> None:
+        """See Transport."""
+        begin, end = self.shard(flat.numel())
+        all_gather_flat(flat, flat[begin:end].clone(), self._group)
+
+
+class GroupTransport(_ShardsOfGroup):
     """torch.distributed (gloo, NCCL, MPI), compressed where asked for."""
 
     def __init__(
@@ -97,9 +164,11 @@ class GroupTransport:
         self._group = group
         self._world = dist.get_world_size(group)
         self._device = device
-        self._started: list[tuple[Any, torch.Tensor, int]] = []
-        self._two_shot = TwoShot(compression, group) if compression else None
-        self._thread = InOrder() if compression else None
+        self._started: list[tuple[Sequence[Any], torch.Tensor, int]] = []
+        power = compression == POWER_SGD
+        self._power = PowerSgd(group) if power else None
+        self._thread = InOrder() if power else None
+        self._pipeline = Pipeline(compression, group) if compression and not power else None
 
     def allocate(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
         """See Transport."""
@@ -108,27 +177,43 @@ class GroupTransport:
     def release(self, flat: torch.Tensor) -> None:
         """See Transport: torch frees it."""
 
-    def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
+    def start(
+        self, index: int, flat: torch.Tensor, payload: int, views: Sequence[torch.Tensor] = ()
+    ) -> None:
         """See Transport."""
-        if self._two_shot is not None and self._thread is not None:
-            two_shot = self._two_shot
-            future: Any = self._thread.submit(lambda: two_shot.average_(flat, index))
+        waits: Sequence[Any]
+        if self._pipeline is not None:
+            waits = self._pipeline.submit(flat, index)
+        elif self._power is not None and self._thread is not None:
+            power = self._power
+            job = partial(power.average_, flat, index, payload, views)
+            waits = [self._thread.submit(job)]
         else:
             flat.div_(self._world)
-            future = dist.all_reduce(flat, group=self._group, async_op=True)
-        self._started.append((future, flat, payload))
+            waits = [dist.all_reduce(flat, group=self._group, async_op=True)]
+        self._started.append((waits, flat, payload))
 
     def progress(self) -> None:
         """See Transport: torch's own threads do the work."""
 
-    def finish(self) -> list[float]:
+    def finish(self, count: int | None = None) -> list[float]:
         """See Transport."""
-        started, self._started = self._started, []
+        started, self._started = _split(self._started, count)
         squares = []
-        for future, flat, payload in started:
-            future.wait()
+        for waits, flat, payload in started:
+            for pending in waits:
+                pending.wait()
             squares.append(lk.bucket_squares([flat[:payload]]).item())
+        if self._power is not None:
+            self._power.end_step()
         return squares
+
+    def forget(self) -> None:
+        """See Transport."""
+        if self._pipeline is not None:
+            self._pipeline.forget()
+        if self._power is not None:
+            self._power = PowerSgd(self._group)
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
         """See Transport."""
@@ -139,7 +224,7 @@ class GroupTransport:
         """See Transport."""
 
 
-class HostsTransport:
+class HostsTransport(_ShardsOfGroup):
     """Several hosts with as many ranks each: sums through shared memory inside a host, then each
     rank averages its share with its like on the other hosts, then the shares are gathered."""
 
@@ -153,6 +238,7 @@ class HostsTransport:
         self.kind = "shared memory inside, torch.distributed between hosts"
         self._comm = comm
         self._group = group
+        self._device = torch.device("cpu")
         self._between = GroupTransport(across, compression, torch.device("cpu"))
         self._started: list[tuple[int, int, torch.Tensor, int]] = []
 
@@ -165,7 +251,9 @@ class HostsTransport:
         """See Transport."""
         self._comm.free(flat)
 
-    def start(self, index: int, flat: torch.Tensor, payload: int) -> None:
+    def start(
+        self, index: int, flat: torch.Tensor, payload: int, views: Sequence[torch.Tensor] = ()
+    ) -> None:
         """See Transport."""
         self._started.append((self._comm.start_all_reduce(flat, "avg"), index, flat, payload))
 
@@ -173,9 +261,9 @@ class HostsTransport:
         """See Transport."""
         self._comm.progress()
 
-    def finish(self) -> list[float]:
+    def finish(self, count: int | None = None) -> list[float]:
         """See Transport."""
-        started, self._started = self._started, []
+        started, self._started = _split(self._started, count)
         shares = []
         for number, index, flat, _ in started:
             self._comm.wait(number)
@@ -188,6 +276,10 @@ class HostsTransport:
             self._comm.all_gather(flat, share)
             squares.append(lk.bucket_squares([flat[:payload]]).item())
         return squares
+
+    def forget(self) -> None:
+        """See Transport."""
+        self._between.forget()
 
     def broadcast(self, tensor: torch.Tensor, src: int) -> None:
         """See Transport."""
@@ -225,7 +317,9 @@ def choose_transport(
     everyone: list[Any] = [None] * world
     dist.all_gather_object(everyone, comm.ranks, group=group)
     hosts = [list(ranks) for ranks in dict.fromkeys(tuple(ranks) for ranks in everyone)]
-    if len({len(ranks) for ranks in hosts}) > 1 or comm.size == 1:
+    # PowerSGD looks at whole matrices, not at shares of buckets.
+    uneven = len({len(ranks) for ranks in hosts}) > 1
+    if uneven or comm.size == 1 or compression == POWER_SGD:
         comm.close()
         return GroupTransport(group, compression, device)
     mine: dist.ProcessGroup | None = None

@@ -3,7 +3,8 @@
 Each rank sends every other the part that the other is in charge of, compressed; adds up what it
 gets in rank order; and sends the result to all, compressed again. A rank sends 2 (p - 1) / p of the
 compressed size: what a ring of uncompressed data sends, times 1/4 or 1/2. What each compression
-takes away is kept and added the next time, on both halves.
+takes away is kept and added the next time, on both halves. Two ranks exchange everything once,
+which is as much.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +22,14 @@ import lepton_kernels as lk
 
 KINDS = ("int8", "bf16")
 _ROUND = 64  # elements; parts are whole cache lines where nothing else rounds them
+
+
+def all_gather_flat(
+    output: torch.Tensor, part: torch.Tensor, group: dist.ProcessGroup | None
+) -> None:
+    """torch.distributed's all-gather into one tensor, under the name that this torch gives it."""
+    name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+    getattr(dist, name)(output, part, group=group)
 
 
 class TwoShot:
@@ -40,11 +50,14 @@ class TwoShot:
         self.group = group
         self.block = block
         self.world = dist.get_world_size(group)
-        self._residuals: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.residuals: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def average_(self, flat: torch.Tensor, key: Hashable) -> None:
         """Average the vector `flat` in place; `key` names its residuals from call to call."""
         if flat.numel() == 0:
+            return
+        if self.world == 2:
+            self._exchange_(flat, key)
             return
         part = -(-flat.numel() // (self.world * self._unit)) * self._unit
         first, second = self._residuals_of(flat, key, part)
@@ -56,11 +69,28 @@ class TwoShot:
             self._decode(received[r], mine, 1.0 / self.world, accumulate=r > 0)
         result = self._encode(mine, second, part, 1)
         gathered = torch.empty_like(send)
-        dist.all_gather_into_tensor(gathered, result, group=self.group)
+        all_gather_flat(gathered, result, self.group)
         for r in range(self.world):
             to = flat[r * part : (r + 1) * part]
             if to.numel():
                 self._decode(gathered[r], to, 1.0, accumulate=False)
+
+    def _exchange_(self, flat: torch.Tensor, key: Hashable) -> None:
+        """Two ranks: each sends all of its own once. The same traffic, one rounding less."""
+        whole = -(-flat.numel() // self._unit) * self._unit
+        residual, _ = self._residuals_of(flat, key, 0)
+        send = self._encode(flat, residual, whole, 1)
+        gathered = send.new_empty((2, send.shape[1]))
+        all_gather_flat(gathered, send, self.group)
+        total = flat if flat.dtype == torch.float32 else torch.empty_like(residual)
+        for r in range(2):
+            self._decode(gathered[r], total, 0.5, accumulate=r > 0)
+        if total is not flat:
+            flat.copy_(total)
+
+    def forget(self) -> None:
+        """Drop all residuals."""
+        self.residuals.clear()
 
     @property
     def _unit(self) -> int:
@@ -69,13 +99,13 @@ class TwoShot:
     def _residuals_of(
         self, flat: torch.Tensor, key: Hashable, part: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        found = self._residuals.get(key)
+        found = self.residuals.get(key)
         if found is None or found[0].numel() != flat.numel():
             found = (
                 torch.zeros(flat.numel(), dtype=torch.float32, device=flat.device),
                 torch.zeros(part, dtype=torch.float32, device=flat.device),
             )
-            self._residuals[key] = found
+            self.residuals[key] = found
         return found
 
     def _encode(
@@ -124,6 +154,45 @@ class TwoShot:
             factor=factor,
             accumulate=accumulate,
         )
+
+
+class Pipeline:
+    """Compressed averages in chunks over groups that take turns: one computes, another sends.
+
+    Args:
+        kind (str): as for `TwoShot`.
+        group (ProcessGroup, optional): whose ranks; each lane has a group of its own, so that
+            its collectives keep their order. Collective.
+    """
+
+    CHUNK = 1 << 18  # elements: with their residual they stay in a cache of 2 MiB
+    LANES = 3
+
+    def __init__(self, kind: str, group: dist.ProcessGroup | None = None) -> None:
+        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
+        backend = dist.get_backend(group)
+        self._lanes: list[tuple[TwoShot, InOrder]] = []
+        for _ in range(self.LANES):
+            own = dist.new_group(ranks, backend=backend, use_local_synchronization=True)
+            assert isinstance(own, dist.ProcessGroup)  # this rank is always a member
+            self._lanes.append((TwoShot(kind, own), InOrder()))
+            # A vector may go by another lane the next time.
+            self._lanes[-1][0].residuals = self._lanes[0][0].residuals
+        self._turn = 0
+
+    def submit(self, flat: torch.Tensor, key: Hashable) -> list[torch.futures.Future[None]]:
+        """Start to average `flat` in place; every rank submits the same in the same order."""
+        futures = []
+        for i in range(0, flat.numel(), self.CHUNK):
+            two_shot, thread = self._lanes[self._turn]
+            self._turn = (self._turn + 1) % self.LANES
+            job = partial(two_shot.average_, flat[i : i + self.CHUNK], (key, i))
+            futures.append(thread.submit(job))
+        return futures
+
+    def forget(self) -> None:
+        """Drop what error feedback has kept; call it while nothing is on its way."""
+        self._lanes[0][0].forget()
 
 
 class InOrder:

@@ -12,10 +12,11 @@ import torch.distributed as dist
 from torch import nn
 
 from lepton_train.distributed import _replicas
+from lepton_train.distributed._direct import DirectGradients
 from lepton_train.distributed._join import JoinState
 from lepton_train.distributed._reducer import Reducer
-from lepton_train.distributed._transport import choose_transport
-from lepton_train.distributed._two_shot import KINDS
+from lepton_train.distributed._transport import COMPRESSIONS, choose_transport
+from lepton_train.distributed._tune import measured_cap_bytes
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -27,6 +28,9 @@ class BucketedDataParallel(nn.Module):
     is averaged as soon as all of it is there, while backward goes on. On one host buckets lie
     in shared memory and `.grad` are views of them; between hosts they travel by
     torch.distributed, compressed if asked for.
+
+    Layers of class nn.Linear compute the gradient of their weight straight into its bucket; while
+    the wrapper lives they have a subclass of the same name.
 
     Parameters that a step does not use need no flag: they get the average of what other ranks
     have for them, or keep `grad` None where no rank has any. Several backward passes add up, as
@@ -41,10 +45,12 @@ class BucketedDataParallel(nn.Module):
             float32, bfloat16 or float16, also mixed. Parameters and buffers of rank 0 are copied
             to all.
         process_group (ProcessGroup, optional): Default: None, the default group.
-        bucket_cap_mb (float): size of a bucket in MiB; the first one is capped at 1.
-            Default: 25.
-        compression (str, optional): `"bf16"` or `"int8"` between hosts, two-shot with error
-            feedback. Has no use, and none is made of it, in shared memory. Default: None.
+        bucket_cap_mb (float or "auto"): size of a bucket in MiB; the first one is capped at 1.
+            "auto" measures what a small and a large message cost here and takes the size at
+            which latency is 5 % of it. Default: 25.
+        compression (str, optional): between hosts: `"bf16"` or `"int8"`, two-shot with error
+            feedback, or `"powersgd"`, torch's hook at rank 1. Has no use, and none is made of
+            it, in shared memory. Default: None.
         broadcast_buffers (bool): copy rank 0's buffers to all before each synchronised forward,
             as DDP does. Default: True.
         overlap (bool): reduce while backward runs. False reduces at its end: for graphs in which
@@ -52,8 +58,9 @@ class BucketedDataParallel(nn.Module):
             step (reentrant checkpoints in a changing order). Default: True.
         shared_memory (bool, optional): True: or else raise; False: never; None: where possible.
             Default: None.
-        check_every (int): compare the replicas after every so many synchronised steps; 0 never.
-            Default: 0.
+        check_every (int): compare the parameters of all replicas, as `check_replicas`, after
+            every so many synchronised backwards, at the next synchronised forward (not inside
+            `join`); 0 never. Default: 0.
         timeout (float): seconds to wait for a rank on this host that runs but does not take
             part. Default: 300.
 
@@ -72,7 +79,7 @@ class BucketedDataParallel(nn.Module):
         module: nn.Module,
         *,
         process_group: dist.ProcessGroup | None = None,
-        bucket_cap_mb: float = 25,
+        bucket_cap_mb: float | str = 25,
         compression: str | None = None,
         broadcast_buffers: bool = True,
         overlap: bool = True,
@@ -82,14 +89,21 @@ class BucketedDataParallel(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        if compression is not None and compression not in KINDS:
+        if compression is not None and compression not in COMPRESSIONS:
             raise ValueError(
-                f"BucketedDataParallel: compression must be None, 'bf16' or 'int8', "
+                "BucketedDataParallel: compression must be None, 'bf16', 'int8' or 'powersgd', "
                 f"got {compression!r}"
             )
-        if not bucket_cap_mb > 0:
+        if bucket_cap_mb != "auto" and not (
+            isinstance(bucket_cap_mb, (int, float)) and bucket_cap_mb > 0
+        ):
             raise ValueError(
-                f"BucketedDataParallel: bucket_cap_mb must be positive, got {bucket_cap_mb}"
+                "BucketedDataParallel: bucket_cap_mb must be positive or 'auto', got "
+                f"{bucket_cap_mb!r}"
+            )
+        if check_every < 0:
+            raise ValueError(
+                f"BucketedDataParallel: check_every must be at least 0, got {check_every}"
             )
         named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         _check_parameters(named)
@@ -103,7 +117,16 @@ class BucketedDataParallel(nn.Module):
             process_group, compression, device, timeout, shared_memory
         )
         _replicas.broadcast_module(module, self._transport)
-        self._reducer = Reducer(named, self._transport, bucket_cap_mb, overlap)
+        cap_bytes = (
+            measured_cap_bytes(self._transport, named[0][1].dtype)
+            if isinstance(bucket_cap_mb, str)
+            else max(int(bucket_cap_mb * (1 << 20)), 1)
+        )
+        self._reducer = Reducer(named, self._transport, cap_bytes, overlap)
+        self._direct = DirectGradients(
+            module, {p: i for i, (_, p) in enumerate(named)}, self._reducer.place_of
+        )
+        self._checked_at = 0
         self._join: JoinState | None = None
         self._pid = os.getpid()
         self._sync = True
@@ -118,6 +141,8 @@ class BucketedDataParallel(nn.Module):
         training = torch.is_grad_enabled() and self._sync
         if self._join is not None:
             self._join.announce(training)
+        if training and self._join is None:
+            self._check_now_and_then()
         if training and self.broadcast_buffers and self._join is None:
             _replicas.broadcast_buffers(self.module, self._transport)
         self._reducer.sync = self._sync
@@ -125,6 +150,14 @@ class BucketedDataParallel(nn.Module):
         if torch.is_grad_enabled():
             self._reducer.watch(output)
         return output
+
+    def _check_now_and_then(self) -> None:
+        """What a step has changed is seen before the next synchronised forward."""
+        steps = self._reducer.steps
+        if self.check_every and steps - self._checked_at >= self.check_every:
+            self._checked_at = steps
+            # Buffers are rank 0's again only after this.
+            _replicas.check_equal(self.module, self.process_group, with_buffers=False)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -205,6 +238,7 @@ class BucketedDataParallel(nn.Module):
 
     def close(self) -> None:
         """Leave; for programs that go on after training. Not collective."""
+        self._direct.close()
         self._reducer.close()
         self._transport.close()
 

@@ -8,22 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lepton_train.distributed._two_shot import InOrder, TwoShot
+from lepton_train.distributed._two_shot import Pipeline
 
-
-class _HookState:
-    """A two-shot average over a group of its own, and the thread that runs it."""
-
-    def __init__(self, kind: str, group: dist.ProcessGroup | None) -> None:
-        # DDP uses its group for other things at the same time: one order needs one group.
-        ranks = dist.get_process_group_ranks(group or dist.group.WORLD)
-        own = dist.new_group(ranks, backend=dist.get_backend(group), use_local_synchronization=True)
-        assert isinstance(own, dist.ProcessGroup)  # this rank is always a member
-        self.two_shot = TwoShot(kind, own)
-        self.thread = InOrder()
-
-
-_STATES: dict[tuple[Any, str], _HookState] = {}
+# By (state, kind): DDP uses its group for other things at the same time, a pipeline has its own.
+_PIPELINES: dict[tuple[Any, str], Pipeline] = {}
 
 
 def _hook(
@@ -33,18 +21,20 @@ def _hook(
         raise TypeError(
             f"{kind}_hook: state must be a ProcessGroup or None, got {type(state).__name__}"
         )
-    hook_state = _STATES.get((state, kind))
-    if hook_state is None:
-        hook_state = _STATES[(state, kind)] = _HookState(kind, state)
+    pipeline = _PIPELINES.get((state, kind))
+    if pipeline is None:
+        pipeline = _PIPELINES[(state, kind)] = Pipeline(kind, state)
     flat = bucket.buffer()
     # DDP numbers the buckets of every model from 0; the parameter tells models apart.
     key = (bucket.parameters()[0].data_ptr(), flat.numel())
+    parts = pipeline.submit(flat, key)
 
-    def job() -> torch.Tensor:
-        hook_state.two_shot.average_(flat, key)
+    def averaged(done: torch.futures.Future[list[torch.futures.Future[None]]]) -> torch.Tensor:
+        for part in done.value():
+            part.value()  # raises what the part raised
         return flat
 
-    return hook_state.thread.submit(job)
+    return torch.futures.collect_all(parts).then(averaged)
 
 
 def int8_hook(

@@ -10,6 +10,7 @@ from torch import nn
 
 import lepton_kernels as lk
 from lepton_train.distributed._transport import choose_transport
+from lepton_train.distributed._two_shot import KINDS
 
 
 class LocalSGD:
@@ -57,6 +58,10 @@ class LocalSGD:
         """See the class."""
         if every < 1:
             raise ValueError(f"LocalSGD: every must be at least 1, got {every}")
+        if compression is not None and compression not in KINDS:
+            raise ValueError(
+                f"LocalSGD: compression must be None, 'bf16' or 'int8', got {compression!r}"
+            )
         self._parameters = [p for p in module.parameters() if p.dtype.is_floating_point]
         if not self._parameters:
             raise ValueError("LocalSGD: the module has no float parameters")

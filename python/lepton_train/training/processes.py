@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lepton_train.distributed import join_torchrun
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -40,7 +42,7 @@ class Processes:
         else:
             place = torch.device("cpu")
         if several and dist.is_available() and not dist.is_initialized():
-            dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+            join_torchrun("nccl" if place.type == "cuda" else "gloo")
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), place)
         return cls(0, 1, place)

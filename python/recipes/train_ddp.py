@@ -1,0 +1,144 @@
+"""A network on Fashion-MNIST with two processes: the accuracy of one, and where the time goes.
+
+    apt-get install dataset-fashion-mnist
+    pip install ".[train]" && python python/recipes/train_ddp.py --out ddp/
+
+Trains the same network with one process and with several, on the same global batches, by torchrun.
+Writes `report.json` and `train_ddp.png`: loss over steps, and the time of a step as computation,
+communication (sums of gradients) and waiting for the other process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import lepton_train as lt
+import torch
+import torch.distributed as dist
+from lepton_train.files import write_json
+from lepton_train.launch import launch
+from lepton_train.plots import training_time
+from torch import nn
+
+HERE = Path(__file__).resolve()
+GLOBAL_BATCH = 128
+
+
+def network() -> nn.Module:
+    """784-256-10."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def train(seed: int, smoke: bool, processes: int, compression: str | None) -> dict[str, Any]:
+    """What each of the processes does; returns losses, times and the score of the whole."""
+    lt.distributed.join_torchrun()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    data, test = lt.data.load_fashion_mnist("train"), lt.data.load_fashion_mnist("test")
+    if smoke:
+        data, test = data.subset(range(2000)), test.subset(range(500))
+    torch.manual_seed(seed)
+    model: Any = network()
+    if world > 1:
+        shared = None if compression is None else False
+        model = lt.distributed.BucketedDataParallel(
+            model, compression=compression, shared_memory=shared, check_every=200
+        )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    share = GLOBAL_BATCH // world
+    generator = torch.Generator().manual_seed(seed)
+    losses, times = [], []
+    for _ in range(1 if smoke else 3):
+        order = torch.randperm(len(data), generator=generator)
+        for i in range(0, len(order) - GLOBAL_BATCH + 1, GLOBAL_BATCH):
+            rows = order[i + rank * share : i + (rank + 1) * share]
+            before = model.step_seconds if world > 1 else {"waiting": 0.0, "communication": 0.0}
+            begin = time.perf_counter()
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(data.inputs[rows]), data.labels[rows])
+            loss.backward()
+            optimizer.step()
+            seconds = time.perf_counter() - begin
+            after = model.step_seconds if world > 1 else before
+            waiting = after["waiting"] - before["waiting"]
+            whole = after["communication"] - before["communication"]
+            times.append((seconds - whole, whole - waiting, waiting))
+            losses.append(loss.item())
+    total = torch.tensor(losses)
+    dist.all_reduce(total)
+    plain = model.module if world > 1 else model
+    score = lt.evaluate(plain, test, metrics=["accuracy"])
+    names = ("computation", "communication", "waiting")
+    medians = [1e3 * statistics.median(column) for column in zip(*times, strict=True)]
+    return {
+        "processes": processes,
+        "seed": seed,
+        "losses": (total / world).tolist(),
+        "milliseconds": dict(zip(names, medians, strict=True)),
+        "accuracy": score.scores["accuracy"],
+        "transport": model.transport if world > 1 else "none",
+    }
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train with one process and with several, for each seed."""
+    results = []
+    for seed in arguments.seeds:
+        for processes in (1, arguments.processes):
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "result.json"
+                options = ["--seed", str(seed), "--stage", str(file)]
+                options += ["--processes", str(processes)]
+                options += ["--smoke"] if arguments.smoke else []
+                options += ["--compression", arguments.compression] if arguments.compression else []
+                if launch([sys.executable, str(HERE), *options], processes):
+                    raise RuntimeError(f"training with {processes} processes failed")
+                result = json.loads(file.read_text())
+            results.append(result)
+            parts = ", ".join(f"{k} {v:.2f} ms" for k, v in result["milliseconds"].items())
+            print(
+                f"seed {seed}, {processes} process(es): accuracy {result['accuracy']:.4f}, final "
+                f"loss {statistics.mean(result['losses'][-50:]):.4f}; a step: {parts}"
+            )
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the recipe."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("ddp"), help="(default: ddp)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--processes", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--compression", choices=("bf16", "int8", "powersgd"), help="over gloo")
+    parser.add_argument("--smoke", action="store_true", help="little data, one epoch")
+    parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.stage is not None:
+        result = train(arguments.seed, arguments.smoke, arguments.processes, arguments.compression)
+        if dist.get_rank() == 0:
+            write_json(arguments.stage, result)
+        dist.destroy_process_group()
+        return 0
+    results = run(arguments)
+    several = [r for r in results if r["processes"] == arguments.processes]
+    for processes in (1, arguments.processes):
+        scores = [r["accuracy"] for r in results if r["processes"] == processes]
+        spread = f"{min(scores):.4f} to {max(scores):.4f}"
+        print(f"{processes} process(es): accuracy {statistics.mean(scores):.4f} ({spread})")
+    training_time(results, arguments.out / "train_ddp.png")
+    write_json(
+        arguments.out / "report.json", {"runs": results, "transport": several[0]["transport"]}
+    )
+    print(f"wrote {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
