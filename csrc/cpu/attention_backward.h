@@ -62,9 +62,9 @@ class Backward {
       for (int i = 0; i < panels; ++i) any = panel(i, key, count, of_bias) || any;
       if (!any || of_bias) continue;
       panels_times_rows(p_panels_, kPanelSize, panels, count, grad_rows_, value_padded_,
-                        t_.grad_v + key * value_padded_);
+                        t_.grad_keys + t_.sequence->k_len * head_padded_ + key * value_padded_);
       panels_times_rows(s_panels_, kPanelSize, panels, count, q_rows_, head_padded_,
-                        t_.grad_k + key * head_padded_);
+                        t_.grad_keys + key * head_padded_);
     }
     if (!of_bias) {
       for (int i = 0; i < panels; ++i) finish(i);
@@ -240,6 +240,26 @@ inline void finish_row(const float* from, int64_t count, int64_t stride, float s
       sum = f32_add(sum, f32_load_n(from + c * stride + i, left));
     }
     store_as(dtype, to, i, f32_mul(sum, f32_set(scale)), left);
+  }
+}
+
+// Sums of a sequence: (k_len, padded head_dim), then (k_len, padded value_dim).
+inline int64_t gradient_floats(const Attention& p, int64_t k_len) {
+  return k_len * (padded_to(p.head_dim, kLanes) + padded_to(p.value_dim, kLanes));
+}
+
+inline void finish_keys(const Attention& p, const AttentionTask& t, const float* sums,
+                        int64_t count, int64_t stride) {
+  const int64_t head_padded = padded_to(p.head_dim, kLanes);
+  const int64_t value_padded = padded_to(p.value_dim, kLanes);
+  const float* values = sums + t.sequence->k_len * head_padded;
+  for (int64_t key = t.k_begin; key < t.k_end; ++key) {
+    const int64_t k = key_offset(p, t, p.grad_k_stride, key);
+    const int64_t v = key_offset(p, t, p.grad_v_stride, key);
+    finish_row(sums + key * head_padded, count, stride, p.scale, p.head_dim,
+               const_cast<void*>(element(p.grad_k, p.dtype, k)), p.dtype);
+    finish_row(values + key * value_padded, count, stride, 1.0f, p.value_dim,
+               const_cast<void*>(element(p.grad_v, p.dtype, v)), p.dtype);
   }
 }
 

@@ -1,5 +1,7 @@
 // Decoding: a few rows against many keys. The time is that of reading keys and values once, so they
-// go from memory, in their own dtype, straight into the products. Read behind attention_forward.h.
+// go from memory, in their own dtype, straight into the products. The rows of one head lie a page
+// or so apart, which no hardware prefetcher follows: the next block is prefetched row by row while
+// this one is worked on. Read behind attention_forward.h.
 namespace {
 
 constexpr int kDecodeKeys = 64;
@@ -24,7 +26,7 @@ class Decode {
   void run() {
     KeyRange range{t_.k_end, t_.k_begin};
     for (int r = 0; r < rows_; ++r) {
-      seen_[r] = seen_by(p_, t_, t_.row_begin + r);
+      seen_[r] = seen_by(p_, t_, row_query(*t_.sequence, t_.row_begin + r));
       if (seen_[r].lo < seen_[r].hi) {
         range.lo = seen_[r].lo < range.lo ? seen_[r].lo : range.lo;
         range.hi = seen_[r].hi > range.hi ? seen_[r].hi : range.hi;
@@ -34,9 +36,13 @@ class Decode {
       sum_[r] = 0.0f;
     }
     std::memset(out_, 0, sizeof(float) * static_cast<size_t>(rows_ * p_.value_dim));
+    int count = point(range.lo, range.hi, k_next_, v_next_);
     for (int64_t key = range.lo; key < range.hi; key += kDecodeKeys) {
-      const int64_t left = range.hi - key;
-      block(key, static_cast<int>(left < kDecodeKeys ? left : kDecodeKeys));
+      std::memcpy(k_, k_next_, sizeof k_);
+      std::memcpy(v_, v_next_, sizeof v_);
+      const int now = count;
+      count = next_ = point(key + kDecodeKeys, range.hi, k_next_, v_next_);
+      block(key, now);
     }
     for (int r = 0; r < rows_; ++r) finish(r);
   }
@@ -51,11 +57,23 @@ class Decode {
     });
   }
 
-  void block(int64_t first, int count) {
+  // Where the rows of a block are; how many there are.
+  int point(int64_t first, int64_t end, const void** k, const void** v) const {
+    const int64_t left = end - first;
+    const int count = left <= 0 ? 0 : static_cast<int>(left < kDecodeKeys ? left : kDecodeKeys);
     for (int j = 0; j < count; ++j) {
-      k_[j] = element(p_.k, dtype, key_offset(p_, t_, p_.k_stride, first + j));
-      v_[j] = element(p_.v, dtype, key_offset(p_, t_, p_.v_stride, first + j));
+      k[j] = element(p_.k, dtype, key_offset(p_, t_, p_.k_stride, first + j));
+      v[j] = element(p_.v, dtype, key_offset(p_, t_, p_.v_stride, first + j));
     }
+    return count;
+  }
+
+  void prefetch(const void* row, int64_t dim) const {
+    const char* at = static_cast<const char*>(row);
+    for (int64_t i = 0; i < dim * element_bytes(dtype); i += 64) __builtin_prefetch(at + i);
+  }
+
+  void block(int64_t first, int count) {
     for (int r = 0; r < rows_; r += kRowsAtOnce) {
       with_rows(rows_ - r, [&](auto rows) { dot<rows()>(r, count); });
     }
@@ -83,6 +101,9 @@ class Decode {
       // An odd last key is multiplied twice.
       const void* k0 = k_[j];
       const void* k1 = k_[j + 1 < count ? j + 1 : j];
+      for (int i = j; first_row == 0 && i < j + 2 && i < next_; ++i) {
+        prefetch(k_next_[i], dim);
+      }
       F32 a[rows], b[rows];
       for (int r = 0; r < rows; ++r) a[r] = f32_zero(), b[r] = f32_zero();
       int64_t d = 0;
@@ -140,7 +161,8 @@ class Decode {
                first, count, bias_);
       for (int j = 0; j < count; ++j) s[j] += bias_[j];
     }
-    for (int j = 0; j < count; ++j) {
+    const bool all_seen = first >= seen_[r].lo && first + count <= seen_[r].hi;
+    for (int j = 0; j < count && !all_seen; ++j) {
       if (first + j < seen_[r].lo || first + j >= seen_[r].hi) s[j] = kMinusInfinity;
     }
     for (int j = count; j % F32::width != 0; ++j) s[j] = kMinusInfinity;
@@ -179,6 +201,7 @@ class Decode {
         a[r] = f32_load(out + r * dim + d), b[r] = f32_load(out + r * dim + d + width);
       }
       for (int j = 0; j < count; ++j) {
+        if (d == 0 && first_row == 0 && j < next_) prefetch(v_next_[j], dim);
         const F32 x = load_as_float<dtype>(v_[j], d), y = load_as_float<dtype>(v_[j], d + width);
         for (int r = 0; r < rows; ++r) {
           const F32 w = f32_set(weight[r * kDecodeKeys + j]);
@@ -213,7 +236,8 @@ class Decode {
       to[dim] = most_[r], to[dim + 1] = sum_[r];
       return;
     }
-    const float weight = finish_softmax(p_, t_, row, most_[r], sum_[r]);
+    const float weight = finish_softmax(p_, t_, row_query(*t_.sequence, row), row_head(p_, t_, row),
+                                        most_[r], sum_[r]);
     const int64_t at = query_offset(p_, t_, p_.out_stride, row);
     narrow_row(out, dim, weight, const_cast<void*>(element(p_.out, p_.dtype, at)), p_.dtype);
   }
@@ -226,6 +250,8 @@ class Decode {
   KeyRange seen_[kFewRows];
   float most_[kFewRows], sum_[kFewRows];
   const void *k_[kDecodeKeys], *v_[kDecodeKeys];
+  const void *k_next_[kDecodeKeys], *v_next_[kDecodeKeys];
+  int next_ = 0;  // rows of the next block
 };
 
 inline void decode(const Attention& p, const AttentionTask& t) {

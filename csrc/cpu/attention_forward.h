@@ -4,11 +4,11 @@ namespace {
 
 // Output row, weight of the row's own sums, and lse, once all keys have been seen. `most` is the
 // largest score and `sum` the sum of 2^(score - most).
-inline float finish_softmax(const Attention& p, const AttentionTask& t, int64_t row, float most,
-                            float sum) {
+inline float finish_softmax(const Attention& p, const AttentionTask& t, int64_t query, int64_t head,
+                            float most, float sum) {
   float weight = sum == 0.0f ? 0.0f : 1.0f / sum;
   if (p.sinks) {
-    const float sink = p.sinks[row_head(p, t, row)] * kLog2E;
+    const float sink = p.sinks[head] * kLog2E;
     const float top = most > sink ? most : sink;
     if (top > kMinusInfinity) {
       const float shrink = sum == 0.0f ? 0.0f : std::exp2(most - top);
@@ -17,7 +17,9 @@ inline float finish_softmax(const Attention& p, const AttentionTask& t, int64_t 
       most = top;
     }
   }
-  p.lse[lse_offset(p, t, row)] = sum == 0.0f ? kMinusInfinity : (most + std::log2(sum)) * kLn2;
+  const AttentionSequence& s = *t.sequence;
+  const int64_t at = s.q_batch * p.lse_batch + head * p.lse_head + s.q_begin + query;
+  p.lse[at] = sum == 0.0f ? kMinusInfinity : (most + std::log2(sum)) * kLn2;
   return weight;
 }
 
@@ -151,7 +153,7 @@ class Forward {
         to[dim] = most, to[dim + 1] = sum;
         continue;
       }
-      const float weight = finish_softmax(p_, t_, lanes.row[r], most, sum);
+      const float weight = finish_softmax(p_, t_, lanes.query[r], lanes.head[r], most, sum);
       const int64_t at = query_offset(p_, t_, p_.out_stride, lanes.row[r]);
       narrow_row(rows_ + r * dim, dim, weight, const_cast<void*>(element(p_.out, p_.dtype, at)),
                  p_.dtype);
@@ -195,7 +197,8 @@ inline void merge(const Attention& p, const AttentionTask& t, const float* parti
       sum += part[dim + 1] * shrink;
       for (int64_t d = 0; d < dim; ++d) total[d] += part[d] * shrink;
     }
-    const float weight = finish_softmax(p, t, row, most, sum);
+    const float weight =
+        finish_softmax(p, t, row_query(*t.sequence, row), row_head(p, t, row), most, sum);
     const int64_t at = query_offset(p, t, p.out_stride, row);
     narrow_row(total, dim, weight, const_cast<void*>(element(p.out, p.dtype, at)), p.dtype);
   }

@@ -32,6 +32,25 @@ inline F32 exp2_f32(F32 x) {
   return f32_select_lt(x, f32_set(-125.0f), f32_zero(), f32_mul(p, power));
 }
 
+// log2(x) for normal x, error 1e-7; NaN stays. x = 2^e (1 + f) with f from sqrt(1/2) - 1 to
+// sqrt(2) - 1; the polynomial is a minimax fit of log2(1 + f) / f.
+inline F32 log2_f32(F32 x) {
+  const I32 bits = f32_bits(x);
+  const I32 e = i32_sra<23>(i32_sub(bits, i32_set(0x3F3504F3)));
+  const F32 f = f32_sub(f32_from_bits(i32_sub(bits, i32_shl<23>(e))), f32_set(1.0f));
+  F32 p = f32_set(0x1.132f14p-3f);
+  p = multiply_add(p, f, f32_set(-0x1.b64bc4p-3f));
+  p = multiply_add(p, f, f32_set(0x1.b90134p-3f));
+  p = multiply_add(p, f, f32_set(-0x1.e707f8p-3f));
+  p = multiply_add(p, f, f32_set(0x1.26c3p-2f));
+  p = multiply_add(p, f, f32_set(-0x1.716be2p-2f));
+  p = multiply_add(p, f, f32_set(0x1.ec7482p-2f));
+  p = multiply_add(p, f, f32_set(-0x1.715452p-1f));
+  p = multiply_add(p, f, f32_set(0x1.715476p+0f));
+  const F32 not_a_number = f32_sub(x, x);
+  return f32_add(multiply_add(p, f, f32_from_i32(e)), not_a_number);
+}
+
 // A Taylor polynomial near 0, where the quotient would cancel.
 inline F32 tanh_f32(F32 x) {
   const F32 a = f32_abs(x);

@@ -65,9 +65,9 @@ struct KeyRange {
   int64_t lo, hi;
 };
 
-inline KeyRange seen_by(const Attention& p, const AttentionTask& t, int64_t row) {
+inline KeyRange seen_by(const Attention& p, const AttentionTask& t, int64_t query) {
   const AttentionSequence& s = *t.sequence;
-  const int64_t middle = row_query(s, row) + (p.bottom_right ? s.k_len - s.q_len : 0);
+  const int64_t middle = query + (p.bottom_right ? s.k_len - s.q_len : 0);
   KeyRange range{t.k_begin, t.k_end};
   if (p.window_left >= 0 && middle - p.window_left > range.lo) range.lo = middle - p.window_left;
   if (p.window_right >= 0 && middle + p.window_right + 1 < range.hi) {
@@ -95,7 +95,7 @@ struct Lanes {
   int64_t rows;       // that exist
   KeyRange any, all;  // keys that some lane sees; keys that every lane sees
   bool same_bias;
-  int64_t row[kLanes];
+  int64_t row[kLanes], head[kLanes];
   int64_t lo[kLanes], hi[kLanes];
   int64_t bias[kLanes];
   float slope[kLanes];
@@ -110,11 +110,13 @@ inline void describe(const Attention& p, const AttentionTask& t, int64_t first, 
   lanes.any = {t.k_end, t.k_begin};
   lanes.all = {t.k_begin, t.k_end};
   lanes.same_bias = true;
+  int64_t query = row_query(s, first), head = row_head(p, t, first);
   for (int i = 0; i < kLanes; ++i) {
-    const int64_t row = first + (i < lanes.rows ? i : lanes.rows - 1);
-    const int64_t query = row_query(s, row), head = row_head(p, t, row);
-    const KeyRange seen = seen_by(p, t, row);
-    lanes.row[i] = row;
+    // Divisions are slow: count on from the row before.
+    if (i > 0 && i < lanes.rows && ++query == s.q_len) query = 0, ++head;
+    const KeyRange seen = seen_by(p, t, query);
+    lanes.row[i] = first + (i < lanes.rows ? i : lanes.rows - 1);
+    lanes.head[i] = head;
     lanes.lo[i] = seen.lo;
     lanes.hi[i] = seen.hi;
     if (seen.lo < seen.hi) {
@@ -130,6 +132,13 @@ inline void describe(const Attention& p, const AttentionTask& t, int64_t first, 
     lanes.query[i] = static_cast<uint32_t>(query);
     lanes.plane[i] = static_cast<uint32_t>(t.sequence_number * p.heads + head);
   }
+}
+
+// Where the row of a lane lies.
+inline int64_t lane_offset(const AttentionTask& t, const HeadStrides& stride, const Lanes& lanes,
+                           int64_t i) {
+  const AttentionSequence& s = *t.sequence;
+  return offset_of(stride, s.q_batch, s.q_begin + lanes.query[i], lanes.head[i]);
 }
 
 // n values of the bias in units of log2, -inf where hidden. A finite bias stays finite.

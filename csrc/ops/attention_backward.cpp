@@ -10,65 +10,48 @@ namespace {
 
 constexpr const char* kOp = "attention_backward";
 
-// Where gradients of keys and values are summed: one float32 row per key, head and share of rows.
-struct Shares {
-  int64_t count;  // shares of the rows of one sequence and key head
-  int64_t head_padded, value_padded;
-  int64_t floats(const AttentionSequence& s) const {
-    return s.k_len * (head_padded + value_padded);
+// Rows at which `count` shares of equal cost end.
+std::vector<int64_t> share_rows(const Attention& p, const AttentionTask& whole, int64_t count) {
+  constexpr int64_t kStep = 64;
+  std::vector<double> cost{0.0};
+  for (int64_t row = 0; row < whole.row_end; row += kStep) {
+    AttentionTask step = whole;
+    step.row_begin = row;
+    step.row_end = std::min(row + kStep, whole.row_end);
+    cost.push_back(cost.back() + score_count(p, step));
   }
-};
-
-struct GradientRows {
-  void* grad_k;
-  HeadStrides k_stride;
-  void* grad_v;
-  HeadStrides v_stride;
-};
-
-void* row_of(void* base, const HeadStrides& stride, DType dtype, const AttentionSequence& s,
-             int64_t key, int64_t head) {
-  const int64_t at = s.k_batch * stride.batch + (s.k_begin + key) * stride.row + head * stride.head;
-  return static_cast<char*>(base) + at * (dtype == DType::f32 ? 4 : 2);
+  std::vector<int64_t> ends;
+  size_t at = 0;
+  for (int64_t i = 1; i < count; ++i) {
+    const double wanted = cost.back() * static_cast<double>(i) / static_cast<double>(count);
+    while (at + 1 < cost.size() && cost[at] < wanted) ++at;
+    ends.push_back(std::min(static_cast<int64_t>(at) * kStep, whole.row_end));
+  }
+  ends.push_back(whole.row_end);
+  return ends;
 }
 
-// Keys [begin, end): sums of the shares, to the dtype of the tensors.
-void finish_keys(const AttentionCall& call, const AttentionKernels& kernels, const Shares& shares,
-                 const GradientRows& to, const AttentionSequence& s, int64_t head,
-                 const float* sums, int64_t begin, int64_t end) {
+void run_backward(AttentionCall& call) {
   const Attention& p = call.p;
-  const int64_t stride = shares.floats(s);
-  const float* values = sums + s.k_len * shares.head_padded;
-  for (int64_t key = begin; key < end; ++key) {
-    kernels.finish_row(sums + key * shares.head_padded, shares.count, stride, p.scale, p.head_dim,
-                       row_of(to.grad_k, to.k_stride, p.dtype, s, key, head), p.dtype);
-    kernels.finish_row(values + key * shares.value_padded, shares.count, stride, 1.0f, p.value_dim,
-                       row_of(to.grad_v, to.v_stride, p.dtype, s, key, head), p.dtype);
-  }
-}
-
-void run_backward(AttentionCall& call, const GradientRows& to) {
-  const Attention& p = call.p;
-  const AttentionKernels& kernels = choose_attention_kernels();
+  const AttentionKernels& kernels = choose_attention_kernels(p.dtype, p.kv_dtype);
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  Shares shares{1, (p.head_dim + kernels.padding - 1) / kernels.padding * kernels.padding,
-                (p.value_dim + kernels.padding - 1) / kernels.padding * kernels.padding};
   const int64_t units =
       std::max<int64_t>(static_cast<int64_t>(call.sequences.size()) * p.kv_heads, 1);
-  // Few heads share the work of one by rows, each share with sums of its own.
-  if (threads > 1 && units < 4 * threads) shares.count = (4 * threads + units - 1) / units;
   int64_t rows_most = 0, keys_most = 0;
   for (const AttentionSequence& s : call.sequences) {
     rows_most = std::max(rows_most, s.q_len * p.group);
     keys_most = std::max(keys_most, s.k_len);
   }
+  // Few heads share the work of one by rows, each share with sums of its own.
   constexpr int64_t kFewestRows = 64;
-  shares.count = std::clamp<int64_t>(rows_most / kFewestRows, 1, shares.count);
+  int64_t shares = 1;
+  if (threads > 1 && units < 4 * threads) shares = (2 * threads + units - 1) / units;
+  shares = std::clamp<int64_t>(rows_most / kFewestRows, 1, shares);
+  const bool shared = shares > 1;
 
-  const bool shared = shares.count > 1;
   int64_t floats = 0;
   for (const AttentionSequence& s : call.sequences) {
-    floats += p.kv_heads * shares.count * shares.floats(s);
+    floats += p.kv_heads * shares * kernels.gradient_floats(p, s.k_len);
   }
   Tensor sums;
   float* free_sums = nullptr;
@@ -77,55 +60,56 @@ void run_backward(AttentionCall& call, const GradientRows& to) {
     free_sums = static_cast<float*>(sums.mutable_data_ptr());
   }
   std::vector<CostedTask> tasks;
-  std::vector<const float*> sums_of;
+  std::vector<AttentionTask> heads;
   for (size_t b = 0; b < call.sequences.size(); ++b) {
     const AttentionSequence& s = call.sequences[b];
-    const int64_t rows = s.q_len * p.group;
     for (int64_t h = 0; h < p.kv_heads; ++h) {
-      sums_of.push_back(free_sums);
-      for (int64_t i = 0; i < shares.count; ++i) {
-        AttentionTask task{};
-        task.sequence = &s;
-        task.sequence_number = static_cast<int64_t>(b);
-        task.kv_head = h;
-        // Whole blocks of rows, so that only the last share has a partial panel.
-        const int64_t blocks = (rows + kFewestRows - 1) / kFewestRows;
-        task.row_begin = std::min(rows, blocks * i / shares.count * kFewestRows);
-        task.row_end = std::min(rows, blocks * (i + 1) / shares.count * kFewestRows);
-        task.k_end = s.k_len;
+      AttentionTask task{};
+      task.sequence = &s;
+      task.sequence_number = static_cast<int64_t>(b);
+      task.kv_head = h;
+      task.row_end = s.q_len * p.group;
+      task.k_end = s.k_len;
+      task.grad_keys = free_sums;
+      heads.push_back(task);
+      for (const int64_t end : share_rows(p, task, shares)) {
+        task.row_end = end;
         const double width = static_cast<double>(3 * p.head_dim + 2 * p.value_dim);
         tasks.push_back({task, score_count(p, task) * width + static_cast<double>(s.k_len)});
-        if (shared) {
-          tasks.back().task.grad_k = free_sums;
-          free_sums += shares.floats(s);
-        }
+        task.row_begin = end;
+        if (shared) task.grad_keys = free_sums += kernels.gradient_floats(p, s.k_len);
       }
     }
   }
-  const int64_t own_floats = shared ? 0 : keys_most * (shares.head_padded + shares.value_padded);
+  const AttentionPack& pack = kernels.backward_pack;
+  const Packed packed(call, pack, [&](const AttentionSequence&) { return shared; });
   const int64_t scratch = round_up(kernels.backward_scratch(p), 64);
-  run_tasks(tasks, scratch + 4 * own_floats, [&](const AttentionTask& given) {
+  const int64_t own_sums = shared ? 0 : round_up(4 * kernels.gradient_floats(p, keys_most), 64);
+  const int64_t own_packed = shared || !pack.bytes ? 0 : pack.bytes(p, keys_most);
+  run_tasks(tasks, scratch + own_sums + own_packed, [&](const AttentionTask& given) {
     AttentionTask task = given;
     const AttentionSequence& s = *task.sequence;
-    float* own =
-        shared ? task.grad_k : reinterpret_cast<float*>(static_cast<char*>(task.scratch) + scratch);
-    std::memset(own, 0, static_cast<size_t>(4 * shares.floats(s)));
-    task.grad_k = own;
-    task.grad_v = own + s.k_len * shares.head_padded;
-    kernels.backward(p, task);
-    if (!shared) {
-      finish_keys(call, kernels, shares, to, s, task.kv_head, own, 0, s.k_len);
+    auto* own = static_cast<char*>(task.scratch) + scratch;
+    if (!shared) task.grad_keys = reinterpret_cast<float*>(own);
+    const int64_t count = kernels.gradient_floats(p, s.k_len);
+    std::memset(task.grad_keys, 0, static_cast<size_t>(4 * count));
+    task.packed = packed.at(task);
+    if (own_packed) {
+      pack.run(p, task, own + own_sums);
+      task.packed = own + own_sums;
     }
+    kernels.backward(p, task);
+    if (!shared) kernels.finish_keys(p, task, task.grad_keys, 1, 0);
   });
   if (!shared) return;
-  for (size_t b = 0; b < call.sequences.size(); ++b) {
-    const AttentionSequence& s = call.sequences[b];
-    for (int64_t h = 0; h < p.kv_heads; ++h) {
-      const float* from = sums_of[b * static_cast<size_t>(p.kv_heads) + static_cast<size_t>(h)];
-      torch::stable::parallel_for(0, s.k_len, 256, [&](int64_t begin, int64_t end) {
-        finish_keys(call, kernels, shares, to, s, h, from, begin, end);
-      });
-    }
+  for (const AttentionTask& head : heads) {
+    const int64_t step = kernels.gradient_keys, keys = head.sequence->k_len;
+    torch::stable::parallel_for(0, (keys + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
+      AttentionTask task = head;
+      task.k_begin = begin * step;
+      task.k_end = std::min(end * step, keys);
+      kernels.finish_keys(p, task, head.grad_keys, shares, kernels.gradient_floats(p, keys));
+    });
   }
 }
 
@@ -133,7 +117,7 @@ void run_backward(AttentionCall& call, const GradientRows& to) {
 // are broadcast, of its keys); it sums over what is broadcast in a fixed order.
 void run_bias(AttentionCall& call, const Tensor& bias, Tensor& grad) {
   Attention& p = call.p;
-  const AttentionKernels& kernels = choose_attention_kernels();
+  const AttentionKernels& kernels = choose_attention_kernels(p.dtype, p.kv_dtype);
   Tensor sums =
       grad.scalar_type() == ScalarType::Float
           ? grad
@@ -206,8 +190,9 @@ void run_sinks(const AttentionCall& call, Tensor& grad) {
     }
     sums[static_cast<size_t>(h)] = static_cast<float>(sum);
   }
-  choose_attention_kernels().finish_row(sums.data(), 1, 0, 1.0f, p.heads, grad.mutable_data_ptr(),
-                                        kernel_dtype(kOp, "sinks", grad.scalar_type()));
+  choose_attention_kernels(p.dtype, p.kv_dtype)
+      .finish_row(sums.data(), 1, 0, 1.0f, p.heads, grad.mutable_data_ptr(),
+                  kernel_dtype(kOp, "sinks", grad.scalar_type()));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
@@ -260,8 +245,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
     // Rows that no sequence covers.
     clear(grad_q), clear(grad_k), clear(grad_v);
   }
-  run_backward(call, {grad_k.mutable_data_ptr(), head_strides(grad_k), grad_v.mutable_data_ptr(),
-                      head_strides(grad_v)});
+  p.grad_k = grad_k.mutable_data_ptr();
+  p.grad_k_stride = head_strides(grad_k);
+  p.grad_v = grad_v.mutable_data_ptr();
+  p.grad_v_stride = head_strides(grad_v);
+  run_backward(call);
   const bool wants_bias = bias && bias_grad;
   LEPTON_CHECK(!wants_bias || !p.bias_is_mask, kOp, ": a boolean bias has no gradient");
   Tensor grad_bias = wants_bias ? like(*bias) : new_tensor({0}, query.scalar_type());

@@ -1,6 +1,5 @@
 #include "ops/attention_common.h"
 
-#include <atomic>
 #include <cstring>
 
 namespace lepton {
@@ -33,8 +32,12 @@ void set_bias(AttentionCall& call, const char* op, const Tensor& bias, const Ten
 
 }  // namespace
 
-const AttentionKernels& choose_attention_kernels() {
+const AttentionKernels& choose_attention_kernels(DType dtype, DType kv_dtype) {
 #if defined(__x86_64__)
+  const bool all_bf16 = dtype == DType::bf16 && kv_dtype == DType::bf16;
+  if (all_bf16 && (isa::allowed() & isa::kAmxBf16Level) == isa::kAmxBf16Level) {
+    return kAttentionAmx;
+  }
   static const Candidate<const AttentionKernels*> candidates[] = {
       {isa::kVnniLevel, &kAttentionAvx512},
       {isa::kAvx2Level, &kAttentionAvx2},
@@ -234,132 +237,6 @@ std::pair<Tensor, Tensor> new_outputs(AttentionCall& call, const Tensor& query, 
     std::fill_n(call.p.lse, lse.numel(), -std::numeric_limits<float>::infinity());
   }
   return {out, lse};
-}
-
-double score_count(const Attention& p, const AttentionTask& task) {
-  const AttentionSequence& s = *task.sequence;
-  const auto rows = static_cast<double>(task.row_end - task.row_begin);
-  const int64_t shift = p.bottom_right ? s.k_len - s.q_len : 0;
-  const auto seen = [&](int64_t row) {
-    const int64_t middle = row % std::max<int64_t>(s.q_len, 1) + shift;
-    const int64_t lo =
-        p.window_left < 0 ? task.k_begin : std::max(task.k_begin, middle - p.window_left);
-    const int64_t hi =
-        p.window_right < 0 ? task.k_end : std::min(task.k_end, middle + p.window_right + 1);
-    return static_cast<double>(std::max<int64_t>(hi - lo, 0));
-  };
-  const int64_t last = std::max(task.row_end - 1, task.row_begin);
-  return rows * (seen(task.row_begin) + seen((task.row_begin + last) / 2) + seen(last)) / 3.0;
-}
-
-void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
-               const std::function<void(const AttentionTask&)>& f) {
-  if (tasks.empty()) return;
-  double total = 0;
-  bool sorted = true;
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    total += tasks[i].cost;
-    sorted = sorted && (i == 0 || tasks[i - 1].cost >= tasks[i].cost);
-  }
-  if (!sorted) {
-    std::stable_sort(tasks.begin(), tasks.end(),
-                     [](const CostedTask& a, const CostedTask& b) { return a.cost > b.cost; });
-  }
-  // Waking a thread costs as much as some ten thousand multiply-adds.
-  constexpr double kWorthAThread = 100e3;
-  const auto worth = static_cast<int64_t>(total / kWorthAThread) + 1;
-  const int64_t count = static_cast<int64_t>(tasks.size());
-  const int64_t threads = std::min({torch::stable::get_num_threads() + int64_t{0}, count, worth});
-  std::atomic<int64_t> next{0};
-  const auto work = [&](int64_t, int64_t) {
-    const Scratch scratch(scratch_bytes);
-    for (int64_t i = next++; i < count; i = next++) {
-      AttentionTask task = tasks[static_cast<size_t>(i)].task;
-      task.scratch = scratch.data();
-      f(task);
-    }
-  };
-  if (threads <= 1) return work(0, 1);
-  torch::stable::parallel_for(0, threads, 1, work);
-}
-
-void run_attention(AttentionCall& call) {
-  const Attention& p = call.p;
-  const AttentionKernels& kernels = choose_attention_kernels();
-  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
-  // Few tasks take smaller blocks of rows, and then share the keys of one block of rows.
-  int64_t rows_per_task = kernels.block_rows;
-  const auto blocks = [&](int64_t rows) {
-    int64_t count = 0;
-    for (const AttentionSequence& s : call.sequences) {
-      count += p.kv_heads * ((s.q_len * p.group + rows - 1) / rows);
-    }
-    return count;
-  };
-  while (rows_per_task > 2 * kernels.lanes && rows_per_task > 32 &&
-         blocks(rows_per_task) < 2 * threads) {
-    rows_per_task /= 2;
-  }
-  const int64_t blocks_wanted = 4 * threads,
-                blocks_there = std::max<int64_t>(blocks(rows_per_task), 1);
-  const int64_t shares = blocks_there >= blocks_wanted || threads == 1
-                             ? 1
-                             : (blocks_wanted + blocks_there - 1) / blocks_there;
-  constexpr int64_t kFewestKeys = 512;
-  std::vector<CostedTask> tasks;
-  struct Merge {
-    AttentionTask task;
-    int64_t at, count, stride;
-  };
-  std::vector<Merge> merges;
-  std::vector<int64_t> partial_at;
-  int64_t floats = 0;
-  bool few = true;
-  for (size_t b = 0; b < call.sequences.size(); ++b) {
-    const AttentionSequence& s = call.sequences[b];
-    const int64_t rows = s.q_len * p.group;
-    few = few && rows <= kernels.few_rows;
-    const int64_t parts = std::clamp<int64_t>(s.k_len / kFewestKeys, 1, shares);
-    for (int64_t h = 0; h < p.kv_heads; ++h) {
-      for (int64_t r = 0; r < rows; r += rows_per_task) {
-        AttentionTask task{};
-        task.sequence = &s;
-        task.sequence_number = static_cast<int64_t>(b);
-        task.kv_head = h;
-        task.row_begin = r;
-        task.row_end = std::min(rows, r + rows_per_task);
-        const int64_t stride = (task.row_end - r) * (p.value_dim + 2);
-        if (parts > 1) merges.push_back({task, floats, parts, stride});
-        for (int64_t i = 0; i < parts; ++i) {
-          task.k_begin = s.k_len * i / parts;
-          task.k_end = s.k_len * (i + 1) / parts;
-          partial_at.push_back(parts > 1 ? floats : -1);
-          if (parts > 1) floats += stride;
-          const double width = static_cast<double>(p.head_dim + p.value_dim);
-          tasks.push_back({task, score_count(p, task) * width});
-        }
-      }
-    }
-  }
-  const bool decode = few && p.dropout_below == 0;
-  Tensor partial;
-  if (floats > 0) {
-    partial = new_tensor({floats}, ScalarType::Float);
-    auto* base = static_cast<float*>(partial.mutable_data_ptr());
-    for (size_t i = 0; i < tasks.size(); ++i) {
-      if (partial_at[i] >= 0) tasks[i].task.partial = base + partial_at[i];
-    }
-  }
-  run_tasks(tasks, kernels.forward_scratch(p), [&](const AttentionTask& task) {
-    (decode ? kernels.decode : kernels.forward)(p, task);
-  });
-  if (merges.empty()) return;
-  const auto* base = static_cast<const float*>(partial.const_data_ptr());
-  const Scratch scratch(4 * p.value_dim + 64);
-  for (Merge& m : merges) {
-    m.task.scratch = scratch.data();
-    kernels.merge(p, m.task, base + m.at, m.count, m.stride);
-  }
 }
 
 }  // namespace lepton

@@ -26,7 +26,8 @@ struct AttentionOptions {
   double softcap, dropout_p;
 };
 
-const AttentionKernels& choose_attention_kernels();
+// For tensors of these dtypes.
+const AttentionKernels& choose_attention_kernels(DType dtype, DType kv_dtype);
 
 // Element strides of a (B, L, H, D) tensor.
 HeadStrides head_strides(const Tensor& tensor);
@@ -75,5 +76,19 @@ double score_count(const Attention& p, const AttentionTask& task);
 // runs a task does not change what it computes.
 void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
                const std::function<void(const AttentionTask&)>& f);
+
+// Keys and values laid out for a kernel, on torch's threads, where `wanted` says so.
+class Packed {
+ public:
+  Packed(const AttentionCall& call, const AttentionPack& pack,
+         const std::function<bool(const AttentionSequence&)>& wanted);
+  // Those of a task; null where there are none.
+  const void* at(const AttentionTask& task) const;
+
+ private:
+  Tensor memory_;
+  std::vector<void*> packed_;
+  int64_t kv_heads_;
+};
 
 }  // namespace lepton

@@ -65,6 +65,10 @@ struct Attention {
   float* delta;  // as lse: rowsum(grad_out * out) - grad_lse
   void* grad_q;
   HeadStrides grad_q_stride;
+  void* grad_k;
+  HeadStrides grad_k_stride;
+  void* grad_v;
+  HeadStrides grad_v_stride;
   float* grad_bias;  // dense, of the shape of the bias
   int64_t grad_bias_batch, grad_bias_head, grad_bias_row, grad_bias_column;
 };
@@ -78,17 +82,26 @@ struct AttentionTask {
   int64_t row_begin, row_end;
   int64_t k_begin, k_end;  // keys to look at, within [0, k_len)
   float* partial;          // null: write the output; else (value_dim + 2) floats a row
-  float* grad_k;           // backward: (k_len, padded head_dim), added to
-  float* grad_v;           // backward: (k_len, padded value_dim), added to
+  float* grad_keys;        // backward: sums of all keys and values, added to
+  const void* packed;      // what `pack` of the pass made of the sequence and key head, or null
   void* scratch;           // 64-byte aligned, of the kernel's size
+};
+
+// Keys and values of one sequence and key head, laid out once for all of its tasks.
+struct AttentionPack {
+  // Bytes for k_len keys; the pointer is null where a kernel reads keys as they are.
+  int64_t (*bytes)(const Attention&, int64_t k_len);
+  // Packs [k_begin, k_end) of the task, multiples of `keys` but for the last.
+  void (*run)(const Attention&, const AttentionTask&, void* packed);
+  int64_t keys;
 };
 
 struct AttentionKernels {
   const char* isa;
   int64_t lanes;       // rows that one panel holds
   int64_t block_rows;  // most rows that share a block of keys
-  int64_t padding;     // rows of grad_k and grad_v are padded to a multiple of it
   int64_t few_rows;    // up to here `decode` is faster than `forward`
+  AttentionPack forward_pack, backward_pack;
   int64_t (*forward_scratch)(const Attention&);
   int64_t (*backward_scratch)(const Attention&);
   void (*forward)(const Attention&, const AttentionTask&);
@@ -97,6 +110,11 @@ struct AttentionKernels {
   void (*merge)(const Attention&, const AttentionTask&, const float* partial, int64_t count,
                 int64_t stride);
   void (*backward)(const Attention&, const AttentionTask&);
+  int64_t gradient_keys;  // keys that `finish_keys` wants together
+  int64_t (*gradient_floats)(const Attention&, int64_t k_len);  // of grad_keys
+  // Gradients of keys [k_begin, k_end): the sum of `count` grad_keys, `stride` apart.
+  void (*finish_keys)(const Attention&, const AttentionTask&, const float* sums, int64_t count,
+                      int64_t stride);
   // Adds the gradient of the bias of the rows of a task; wants delta.
   void (*backward_bias)(const Attention&, const AttentionTask&);
   // to[i] = scale * sum of `count` rows of n floats, `stride` apart.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from lepton_kernels.ops._attention_checks import Call
@@ -82,36 +80,81 @@ def flash_attn_func(
 
 
 def flash_attn_kvpacked_func(
-    q: torch.Tensor, kv: torch.Tensor, *arguments: Any, **keywords: Any
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
 ) -> _Out:
     """`flash_attn_func` with keys and values in one tensor.
 
     Args:
         q (Tensor): shape (B, Lq, H, D).
         kv (Tensor): shape (B, Lk, 2, Hkv, D).
-        *arguments: as `flash_attn_func`, from dropout_p on.
-        **keywords: likewise.
+        dropout_p (float): as `flash_attn_func`.
+        softmax_scale (float, optional): as `flash_attn_func`.
+        causal (bool): as `flash_attn_func`.
+        window_size (tuple[int, int]): as `flash_attn_func`.
+        softcap (float): as `flash_attn_func`.
+        alibi_slopes (Tensor, optional): as `flash_attn_func`.
+        deterministic (bool): as `flash_attn_func`.
+        return_attn_probs (bool): as `flash_attn_func`.
 
     Returns:
         As `flash_attn_func`.
+
+    Raises:
+        TypeError, ValueError: as `flash_attn_func`.
     """
     k, v = _unpack("flash_attn_kvpacked_func", "kv", kv, 5, 2)
-    return flash_attn_func(q, k, v, *arguments, **keywords)
+    return flash_attn_func(
+        q, k, v,
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
+        return_attn_probs,
+    )  # fmt: skip
 
 
-def flash_attn_qkvpacked_func(qkv: torch.Tensor, *arguments: Any, **keywords: Any) -> _Out:
+def flash_attn_qkvpacked_func(
+    qkv: torch.Tensor,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+) -> _Out:
     """`flash_attn_func` with queries, keys and values in one tensor.
 
     Args:
         qkv (Tensor): shape (B, L, 3, H, D).
-        *arguments: as `flash_attn_func`, from dropout_p on.
-        **keywords: likewise.
+        dropout_p (float): as `flash_attn_func`.
+        softmax_scale (float, optional): as `flash_attn_func`.
+        causal (bool): as `flash_attn_func`.
+        window_size (tuple[int, int]): as `flash_attn_func`.
+        softcap (float): as `flash_attn_func`.
+        alibi_slopes (Tensor, optional): as `flash_attn_func`.
+        deterministic (bool): as `flash_attn_func`.
+        return_attn_probs (bool): as `flash_attn_func`.
 
     Returns:
         As `flash_attn_func`.
+
+    Raises:
+        TypeError, ValueError: as `flash_attn_func`.
     """
     q, k, v = _unpack("flash_attn_qkvpacked_func", "qkv", qkv, 5, 3)
-    return flash_attn_func(q, k, v, *arguments, **keywords)
+    return flash_attn_func(
+        q, k, v,
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
+        return_attn_probs,
+    )  # fmt: skip
 
 
 def _unpack(
@@ -218,8 +261,14 @@ def flash_attn_varlen_kvpacked_func(
     cu_seqlens_k: torch.Tensor,
     max_seqlen_q: int | torch.Tensor,
     max_seqlen_k: int | torch.Tensor,
-    *arguments: Any,
-    **keywords: Any,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
 ) -> _Out:
     """`flash_attn_varlen_func` with keys and values in one tensor.
 
@@ -230,24 +279,41 @@ def flash_attn_varlen_kvpacked_func(
         cu_seqlens_k (Tensor): int32, (batch + 1,).
         max_seqlen_q (int or Tensor): accepted.
         max_seqlen_k (int or Tensor): accepted.
-        *arguments: as `flash_attn_varlen_func`, from dropout_p on.
-        **keywords: likewise.
+        dropout_p (float): as `flash_attn_varlen_func`.
+        softmax_scale (float, optional): as `flash_attn_varlen_func`.
+        causal (bool): as `flash_attn_varlen_func`.
+        window_size (tuple[int, int]): as `flash_attn_varlen_func`.
+        softcap (float): as `flash_attn_varlen_func`.
+        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`.
+        deterministic (bool): as `flash_attn_varlen_func`.
+        return_attn_probs (bool): as `flash_attn_varlen_func`.
 
     Returns:
         As `flash_attn_varlen_func`.
+
+    Raises:
+        TypeError, ValueError: as `flash_attn_varlen_func`.
     """
     k, v = _unpack("flash_attn_varlen_kvpacked_func", "kv", kv, 4, 2)
     return flash_attn_varlen_func(
-        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, *arguments, **keywords
-    )
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
+        return_attn_probs,
+    )  # fmt: skip
 
 
 def flash_attn_varlen_qkvpacked_func(
     qkv: torch.Tensor,
     cu_seqlens: torch.Tensor,
     max_seqlen: int | torch.Tensor,
-    *arguments: Any,
-    **keywords: Any,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
 ) -> _Out:
     """`flash_attn_varlen_func` with queries, keys and values in one tensor.
 
@@ -255,13 +321,24 @@ def flash_attn_varlen_qkvpacked_func(
         qkv (Tensor): shape (total, 3, H, D).
         cu_seqlens (Tensor): int32, (batch + 1,).
         max_seqlen (int or Tensor): accepted.
-        *arguments: as `flash_attn_varlen_func`, from dropout_p on.
-        **keywords: likewise.
+        dropout_p (float): as `flash_attn_varlen_func`.
+        softmax_scale (float, optional): as `flash_attn_varlen_func`.
+        causal (bool): as `flash_attn_varlen_func`.
+        window_size (tuple[int, int]): as `flash_attn_varlen_func`.
+        softcap (float): as `flash_attn_varlen_func`.
+        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`.
+        deterministic (bool): as `flash_attn_varlen_func`.
+        return_attn_probs (bool): as `flash_attn_varlen_func`.
 
     Returns:
         As `flash_attn_varlen_func`.
+
+    Raises:
+        TypeError, ValueError: as `flash_attn_varlen_func`.
     """
     q, k, v = _unpack("flash_attn_varlen_qkvpacked_func", "qkv", qkv, 4, 3)
     return flash_attn_varlen_func(
-        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, *arguments, **keywords
-    )
+        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen,
+        dropout_p, softmax_scale, causal, window_size, softcap, alibi_slopes, deterministic,
+        return_attn_probs,
+    )  # fmt: skip

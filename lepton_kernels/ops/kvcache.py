@@ -246,7 +246,9 @@ def flash_attn_with_kvcache(
         q, after = _appended(
             q, k_cache, v_cache, k, v, rotary_cos, rotary_sin, before, cache_batch_idx,
             cache_leftpad, block_table, causal or tuple(window_size) != (-1, -1),
-            rotary_interleaved, k_scale, v_scale, capacity,
+            rotary_interleaved, k_scale, v_scale,
+            (alibi_slopes, sinks, 1.0 if softmax_scale is None else softmax_scale, *window_size,
+             softcap),
         )  # fmt: skip
     out, lse = cached_attention(
         op, q, k_cache, v_cache, None, after, cache_leftpad, cache_batch_idx, block_table,
@@ -271,9 +273,12 @@ def _appended(
     interleaved: bool,
     k_scale: torch.Tensor | None,
     v_scale: torch.Tensor | None,
-    capacity: int,
+    options: tuple[Any, ...],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotate and store new rows; the rotated queries and the new lengths."""
+    """Rotate and store new rows; the rotated queries and the new lengths.
+
+    `options` are the arguments of attention_cached behind value_scale, for its checks.
+    """
     op, batch = _CALL.op, q.shape[0]
     added = k.shape[1] if k.dim() == 4 else 0
     for name, new, cache in (("k", k, k_cache), ("v", v, v_cache)):
@@ -288,7 +293,7 @@ def _appended(
     after = before + added
     arguments = (
         q, k_cache, v_cache, None, after, leftpad, batch_index, block_table, k_scale, v_scale,
-        None, None, 1.0, -1, -1, 0.0,
+        *options,
     )  # fmt: skip
     check_cached(*arguments, call=_CALL, values=not compiling)
     offsets = torch.arange(added, device=q.device)

@@ -264,7 +264,8 @@ def test_meta_tensors_give_shapes():
 PEAK = """
 import resource, sys, torch, lepton_kernels as lk
 torch.set_num_threads(2)
-q, k, v = (torch.randn(1, 1, 16384, 16, requires_grad=True) for _ in range(3))
+dtype = getattr(torch, sys.argv[1])
+q, k, v = (torch.randn(1, 1, 16384, 16, dtype=dtype, requires_grad=True) for _ in range(3))
 def attend(**options):
     out = lk.scaled_dot_product_attention(q, k, v, **options)
     torch.autograd.grad(out, (q, k, v), torch.ones_like(out))
@@ -276,12 +277,17 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-def test_memory_is_linear_at_length_16k(tmp_path):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_is_linear_at_length_16k(tmp_path, dtype):
     """The square matrix would be 1 GiB; inputs and gradients are 1 MiB each."""
     import subprocess
     import sys
 
     run = subprocess.run(
-        [sys.executable, "-c", PEAK], capture_output=True, text=True, cwd=tmp_path, check=True
+        [sys.executable, "-c", PEAK, dtype],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
     )
     assert int(run.stdout) < 64, run.stdout

@@ -1,5 +1,8 @@
 """flash_attn_varlen_func and flash_attn_with_kvcache: values, gradients, in-place append."""
 
+import functools
+import inspect
+
 import pytest
 import torch
 
@@ -72,6 +75,29 @@ def test_varlen_packed_and_tensor_lengths(isa):
         qkv[:, 0], qkv[:, 1:], cu, cu, longest, longest, causal=True
     )
     assert torch.equal(got, expected)
+
+
+def test_packed_forms_have_the_signatures_of_flash_attn():
+    options = [
+        "dropout_p", "softmax_scale", "causal", "window_size", "softcap", "alibi_slopes",
+        "deterministic", "return_attn_probs",
+    ]  # fmt: skip
+    lengths = ["cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"]
+    for function, leading in (
+        (lk.flash_attn_qkvpacked_func, ["qkv"]),
+        (lk.flash_attn_kvpacked_func, ["q", "kv"]),
+        (lk.flash_attn_varlen_qkvpacked_func, ["qkv", "cu_seqlens", "max_seqlen"]),
+        (lk.flash_attn_varlen_kvpacked_func, ["q", "kv", *lengths]),
+    ):
+        assert list(inspect.signature(function).parameters) == [*leading, *options]
+    qkv = torch.randn(2, 9, 3, 2, 8)
+    given = (0.0, 0.3, True, (4, 0), 2.0, torch.ones(2), True, True)
+    expected = lk.flash_attn_func(*qkv.unbind(2), *given)
+    for got in (
+        lk.flash_attn_qkvpacked_func(qkv, *given),
+        lk.flash_attn_kvpacked_func(qkv[:, :, 0], qkv[:, :, 1:], *given),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(got[:2], expected[:2], strict=True))
 
 
 def test_varlen_dropout_replays(isa):
@@ -266,6 +292,18 @@ def test_nothing_is_written_before_an_error():
         lk.flash_attn_with_kvcache(
             q, cache, cache, new, new, cache_seqlens=ints(7), block_table=table
         )
+    appended = functools.partial(
+        lk.flash_attn_with_kvcache, q, cache, cache, new, new, cache_seqlens=ints(2)
+    )
+    for message, options in (
+        ("window_size must be at least 0", {"window_size": (-2, 0)}),
+        ("softcap must be 0", {"softcap": -1.0}),
+        ("scale must be finite", {"softmax_scale": float("nan")}),
+        ("alibi_slopes must have shape", {"alibi_slopes": torch.ones(3)}),
+        ("sinks must have shape", {"sinks": torch.ones(3)}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            appended(**options)
     assert (cache == 0).all()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +27,11 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 
 @dataclass(frozen=True)
 class Shape:
-    """One case of the shapes file; `window` keys to the left, -1 for no limit."""
+    """One case of the shapes file.
+
+    `window` keys to the left, -1 for no limit; `cache` "int8" for decoding over a quantised cache;
+    `lengths` of sequences laid end to end, in one call or, with `pieces`, in one call each.
+    """
 
     name: str
     heads: int
@@ -36,6 +42,15 @@ class Shape:
     queries: int = 0
     causal: bool = False
     window: int = -1
+    cache: str = ""
+    lengths: tuple[int, ...] = ()
+    pieces: bool = False
+
+    @property
+    def parts(self) -> list[slice]:
+        """Rows of each sequence."""
+        ends = list(itertools.accumulate(self.lengths or (self.length,)))
+        return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
     @property
     def group(self) -> int:
@@ -49,6 +64,9 @@ class Shape:
 
     def scores(self) -> float:
         """Scores that the mask leaves, over batch and heads."""
+        if self.lengths:
+            one = [dataclasses.replace(self, length=n, lengths=()) for n in self.lengths]
+            return sum(shape.scores() for shape in one)
         seen = float(self.rows * self.length)
         if self.causal:
             left = min(self.window, self.length - 1) if self.window >= 0 else self.length - 1
@@ -81,6 +99,17 @@ class Problem:
 
         self.q, self.grad = draw(s.heads, s.rows), draw(s.heads, s.rows).detach()
         self.k, self.v = (draw(s.heads // s.group, s.length) for _ in range(2))
+        self.quantized: tuple[torch.Tensor, ...] = ()
+        if s.cache == "int8":
+            k, k_scale = lk.quantize_int8(self.k.transpose(1, 2).contiguous())
+            v, v_scale = lk.quantize_int8(self.v.transpose(1, 2).contiguous())
+            scales = [scale.reshape(k.shape[:3]) for scale in (k_scale, v_scale)]
+            self.quantized = (k, v, *scales)
+            # The peers have no such cache; they get its values.
+            self.k, self.v = (
+                (x.float() * scale.unsqueeze(-1)).to(self.dtype).transpose(1, 2)
+                for x, scale in zip((k, v), scales, strict=True)
+            )
 
     def run(self, attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
         """The output, and in training the gradients."""
@@ -101,11 +130,7 @@ class Problem:
                 t[:1, :heads].detach().double().requires_grad_(self.training)
                 for t, heads in ((self.q, s.group), (self.k, 1), (self.v, 1))
             ]
-            query, key, value = parts
-            out = lk.scaled_dot_product_attention(
-                query, key, value, is_causal=s.causal, enable_gqa=True, window_size=(s.window, -1)
-            )
-            assert isinstance(out, torch.Tensor)
+            out = _in_parts(s, _plain(s))(*parts)
             if not self.training:
                 return [out]
             grads = torch.autograd.grad(out, parts, self.grad[:1, : s.group].double())
@@ -125,15 +150,54 @@ class Problem:
         return ""
 
 
-def lepton(problem: Problem) -> Callable[..., torch.Tensor]:
-    """lepton's, by the backend in force."""
-    s = problem.shape
+def _plain(s: Shape) -> Callable[..., torch.Tensor]:
     return functools.partial(  # type: ignore[return-value]
         lk.scaled_dot_product_attention,
         is_causal=s.causal,
         enable_gqa=True,
         window_size=(s.window, -1),
     )
+
+
+def _in_parts(s: Shape, attend: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """One call for each of the sequences laid end to end."""
+    if not s.lengths:
+        return attend
+
+    def attend_all(*tensors: torch.Tensor) -> torch.Tensor:
+        return torch.cat([attend(*(t[:, :, part] for t in tensors)) for part in s.parts], 2)
+
+    return attend_all
+
+
+def lepton(problem: Problem) -> Callable[..., torch.Tensor]:
+    """lepton's, by the backend in force."""
+    s = problem.shape
+    if problem.quantized:
+        k, v, k_scale, v_scale = problem.quantized
+
+        def decode(q: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+            out = lk.flash_attn_with_kvcache(
+                q.transpose(1, 2), k, v, k_scale=k_scale, v_scale=v_scale
+            )
+            assert isinstance(out, torch.Tensor)
+            return out.transpose(1, 2)
+
+        return decode
+    if not s.lengths or s.pieces:
+        return _in_parts(s, _plain(s))
+    bounds = torch.tensor(
+        [0, *itertools.accumulate(s.lengths)], dtype=torch.int32, device=problem.q.device
+    )
+
+    def varlen(*tensors: torch.Tensor) -> torch.Tensor:
+        rows = (t.transpose(1, 2)[0] for t in tensors)
+        longest = max(s.lengths)
+        out = lk.flash_attn_varlen_func(*rows, bounds, bounds, longest, longest, causal=s.causal)
+        assert isinstance(out, torch.Tensor)
+        return out.unsqueeze(0).transpose(1, 2)
+
+    return varlen
 
 
 def sdpa(problem: Problem) -> Callable[..., torch.Tensor]:
@@ -145,12 +209,13 @@ def sdpa(problem: Problem) -> Callable[..., torch.Tensor]:
         distance = torch.arange(s.length, device=device)
         distance = distance - torch.arange(s.rows, device=device)[:, None]
         mask = (distance <= 0) & (distance >= -s.window)
-    return functools.partial(
+    attend = functools.partial(
         torch.nn.functional.scaled_dot_product_attention,
         attn_mask=mask,
         is_causal=s.causal and mask is None,
         enable_gqa=s.group > 1,
     )
+    return _in_parts(s, attend)
 
 
 def flex(problem: Problem) -> Callable[..., torch.Tensor]:
@@ -161,6 +226,8 @@ def flex(problem: Problem) -> Callable[..., torch.Tensor]:
     device = problem.q.device.type
     if problem.training and device == "cpu":
         raise Missing("FlexAttention has no backward on the CPU")
+    if s.lengths:
+        raise Missing("one block mask for each sequence")
     block_mask = None
     if s.causal:
 
@@ -188,15 +255,18 @@ def case_of(problem: Problem, dtype: str, kind: str | None = None) -> Case:
     is that of the ceiling; by default what the instruction set has.
     """
     s = problem.shape
-    tensors = [problem.q, problem.k, problem.v, problem.grad]
-    read = sum(t.numel() * t.element_size() for t in tensors[: 4 if problem.training else 3])
+    tensors = [problem.q, problem.k, problem.v]
+    tensors += [problem.grad] * problem.training
+    if problem.quantized:
+        tensors = [problem.q, *problem.quantized]
+    read = sum(t.numel() * t.element_size() for t in tensors)
     kind = kind or ("bf16" if dtype == "bf16" and lk.info()["isa"] == "amx" else "fp32")
     return Case(
         family=FAMILY,
         name=f"{s.name}/{'training' if problem.training else 'forward'}",
         shape={
             "B": s.batch, "H": s.heads, "Hkv": s.heads // s.group, "Lq": s.rows, "Lk": s.length,
-            "D": s.head_dim, "causal": s.causal, "window": s.window,
+            "D": s.head_dim, "causal": s.causal, "window": s.window, "cache": s.cache,
         },
         dtype=dtype,
         operations=2.0 * s.head_dim * s.scores() * (7 if problem.training else 2),
@@ -210,7 +280,8 @@ def problems(options: Options) -> list[tuple[Shape, bool, str]]:
     data = shapes.load(FAMILY, options.shapes)
     names = data["quick"]["cases"] if options.quick else [case["name"] for case in data["cases"]]
     found = []
-    for shape in (Shape(**case) for case in data["cases"]):
+    for case in data["cases"]:
+        shape = Shape(**{**case, "lengths": tuple(case.get("lengths", ()))})
         for kind in data["passes"]:
             training = kind == "training"
             wanted = shape.name in names and not (training and shape.queries)

@@ -1,0 +1,200 @@
+// How the work of attention is split: tasks, their queue, packed keys, shares of keys.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "ops/attention_common.h"
+
+namespace lepton {
+
+double score_count(const Attention& p, const AttentionTask& task) {
+  const AttentionSequence& s = *task.sequence;
+  const auto rows = static_cast<double>(task.row_end - task.row_begin);
+  const int64_t shift = p.bottom_right ? s.k_len - s.q_len : 0;
+  const auto seen = [&](int64_t row) {
+    const int64_t middle = row % std::max<int64_t>(s.q_len, 1) + shift;
+    const int64_t lo =
+        p.window_left < 0 ? task.k_begin : std::max(task.k_begin, middle - p.window_left);
+    const int64_t hi =
+        p.window_right < 0 ? task.k_end : std::min(task.k_end, middle + p.window_right + 1);
+    return static_cast<double>(std::max<int64_t>(hi - lo, 0));
+  };
+  const int64_t last = std::max(task.row_end - 1, task.row_begin);
+  return rows * (seen(task.row_begin) + seen((task.row_begin + last) / 2) + seen(last)) / 3.0;
+}
+
+void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
+               const std::function<void(const AttentionTask&)>& f) {
+  if (tasks.empty()) return;
+  double total = 0;
+  bool sorted = true;
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    total += tasks[i].cost;
+    sorted = sorted && (i == 0 || tasks[i - 1].cost >= tasks[i].cost);
+  }
+  if (!sorted) {
+    std::stable_sort(tasks.begin(), tasks.end(),
+                     [](const CostedTask& a, const CostedTask& b) { return a.cost > b.cost; });
+  }
+  // Waking a thread costs as much as some ten thousand multiply-adds.
+  constexpr double kWorthAThread = 100e3;
+  const auto worth = static_cast<int64_t>(total / kWorthAThread) + 1;
+  const int64_t count = static_cast<int64_t>(tasks.size());
+  const int64_t threads = std::min({torch::stable::get_num_threads() + int64_t{0}, count, worth});
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int64_t, int64_t) {
+    const Scratch scratch(scratch_bytes);
+    for (int64_t i = next++; i < count; i = next++) {
+      AttentionTask task = tasks[static_cast<size_t>(i)].task;
+      task.scratch = scratch.data();
+      f(task);
+    }
+  };
+  if (threads <= 1) return work(0, 1);
+  torch::stable::parallel_for(0, threads, 1, work);
+}
+
+Packed::Packed(const AttentionCall& call, const AttentionPack& pack,
+               const std::function<bool(const AttentionSequence&)>& wanted)
+    : kv_heads_(call.p.kv_heads) {
+  if (pack.bytes == nullptr) return;
+  int64_t bytes = 0;
+  std::vector<int64_t> offsets;
+  for (const AttentionSequence& s : call.sequences) {
+    const bool packs = wanted(s);
+    for (int64_t h = 0; h < kv_heads_; ++h) {
+      offsets.push_back(packs ? bytes : -1);
+      if (packs) bytes += pack.bytes(call.p, s.k_len);
+    }
+  }
+  if (bytes == 0) return;
+  memory_ = new_tensor({bytes + 64}, ScalarType::Byte);
+  const auto address = reinterpret_cast<uintptr_t>(memory_.mutable_data_ptr());
+  auto* base = reinterpret_cast<char*>((address + 63) / 64 * 64);
+  std::vector<CostedTask> tasks;
+  for (size_t i = 0; i < offsets.size(); ++i) {
+    packed_.push_back(offsets[i] < 0 ? nullptr : base + offsets[i]);
+    if (offsets[i] < 0) continue;
+    AttentionTask task{};
+    task.sequence_number = static_cast<int64_t>(i) / kv_heads_;
+    task.sequence = &call.sequences[static_cast<size_t>(task.sequence_number)];
+    task.kv_head = static_cast<int64_t>(i) % kv_heads_;
+    const int64_t step = 8 * pack.keys;
+    for (int64_t key = 0; key < task.sequence->k_len; key += step) {
+      task.k_begin = key;
+      task.k_end = std::min(key + step, task.sequence->k_len);
+      // A packed element costs some ten multiply-adds.
+      const double width = static_cast<double>(call.p.head_dim + call.p.value_dim);
+      tasks.push_back({task, static_cast<double>(task.k_end - key) * width * 10.0});
+    }
+  }
+  run_tasks(tasks, 64, [&](const AttentionTask& task) {
+    pack.run(call.p, task, const_cast<void*>(at(task)));
+  });
+}
+
+const void* Packed::at(const AttentionTask& task) const {
+  return packed_.empty()
+             ? nullptr
+             : packed_[static_cast<size_t>(task.sequence_number * kv_heads_ + task.kv_head)];
+}
+
+void run_attention(AttentionCall& call) {
+  const Attention& p = call.p;
+  const AttentionKernels& kernels = choose_attention_kernels(p.dtype, p.kv_dtype);
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  // Few tasks take smaller blocks of rows, and then share the keys of one block of rows.
+  int64_t rows_per_task = kernels.block_rows;
+  const auto blocks = [&](int64_t rows) {
+    int64_t count = 0;
+    for (const AttentionSequence& s : call.sequences) {
+      count += p.kv_heads * ((s.q_len * p.group + rows - 1) / rows);
+    }
+    return count;
+  };
+  while (rows_per_task > 2 * kernels.lanes && rows_per_task > 32 &&
+         blocks(rows_per_task) < 2 * threads) {
+    rows_per_task /= 2;
+  }
+  const int64_t blocks_wanted = 4 * threads,
+                blocks_there = std::max<int64_t>(blocks(rows_per_task), 1);
+  const int64_t shares = blocks_there >= blocks_wanted || threads == 1
+                             ? 1
+                             : (blocks_wanted + blocks_there - 1) / blocks_there;
+  constexpr int64_t kFewestKeys = 512;
+  bool few = true;
+  for (const AttentionSequence& s : call.sequences) {
+    few = few && s.q_len * p.group <= kernels.few_rows;
+  }
+  const bool decode = few && p.dropout_below == 0;
+  std::vector<CostedTask> tasks;
+  struct Merge {
+    AttentionTask task;
+    int64_t at, count, stride;
+  };
+  std::vector<Merge> merges;
+  std::vector<int64_t> partial_at;
+  int64_t floats = 0;
+  for (size_t b = 0; b < call.sequences.size(); ++b) {
+    const AttentionSequence& s = call.sequences[b];
+    const int64_t rows = s.q_len * p.group;
+    // Decoding reads the same few hundred keys of all heads in turn: their rows share pages.
+    const int64_t most = s.k_len / kFewestKeys;
+    const int64_t parts =
+        decode ? std::max<int64_t>(most, 1) : std::clamp<int64_t>(most, 1, shares);
+    std::vector<Merge> blocks_of_rows;
+    for (int64_t h = 0; h < p.kv_heads; ++h) {
+      for (int64_t r = 0; r < rows; r += rows_per_task) {
+        AttentionTask task{};
+        task.sequence = &s;
+        task.sequence_number = static_cast<int64_t>(b);
+        task.kv_head = h;
+        task.row_begin = r;
+        task.row_end = std::min(rows, r + rows_per_task);
+        const int64_t stride = (task.row_end - r) * (p.value_dim + 2);
+        blocks_of_rows.push_back({task, floats, parts, stride});
+        if (parts > 1) floats += parts * stride;
+      }
+    }
+    const double width = static_cast<double>(p.head_dim + p.value_dim);
+    for (int64_t i = 0; i < parts; ++i) {
+      for (const Merge& block : blocks_of_rows) {
+        AttentionTask task = block.task;
+        task.k_begin = s.k_len * i / parts;
+        task.k_end = s.k_len * (i + 1) / parts;
+        partial_at.push_back(parts > 1 ? block.at + i * block.stride : -1);
+        // Equal costs keep their order.
+        const double keys = static_cast<double>(s.k_len) / static_cast<double>(parts);
+        const double scores = decode ? static_cast<double>(task.row_end - task.row_begin) * keys
+                                     : score_count(p, task);
+        tasks.push_back({task, scores * width});
+      }
+    }
+    if (parts > 1) merges.insert(merges.end(), blocks_of_rows.begin(), blocks_of_rows.end());
+  }
+  Tensor partial;
+  if (floats > 0) {
+    partial = new_tensor({floats}, ScalarType::Float);
+    auto* base = static_cast<float*>(partial.mutable_data_ptr());
+    for (size_t i = 0; i < tasks.size(); ++i) {
+      if (partial_at[i] >= 0) tasks[i].task.partial = base + partial_at[i];
+    }
+  }
+  const Packed packed(call, kernels.forward_pack, [&](const AttentionSequence& s) {
+    return !decode && s.q_len * p.group > rows_per_task;
+  });
+  run_tasks(tasks, kernels.forward_scratch(p), [&](const AttentionTask& given) {
+    AttentionTask task = given;
+    task.packed = packed.at(task);
+    (decode ? kernels.decode : kernels.forward)(p, task);
+  });
+  if (merges.empty()) return;
+  const auto* base = static_cast<const float*>(partial.const_data_ptr());
+  const Scratch scratch(4 * p.value_dim + 64);
+  for (Merge& m : merges) {
+    m.task.scratch = scratch.data();
+    kernels.merge(p, m.task, base + m.at, m.count, m.stride);
+  }
+}
+
+}  // namespace lepton
