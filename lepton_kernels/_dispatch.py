@@ -45,6 +45,8 @@ _CONTRACTS: dict[str, _Contract] = {}
 _CUDA_LIMITS: dict[str, Callable[..., str]] = {}
 # Qualified names of the ops that torch.compile sees through.
 _VISIBLE: set[str] = set()
+# Names of the ops whose CUDA tensors `serve_cuda_by_reference` serves.
+_BY_REFERENCE: set[str] = set()
 
 
 def define_op(
@@ -109,9 +111,10 @@ def register_triton(name: str, launcher: Callable[..., Any], *, traced: bool = T
     triton_overload = getattr(getattr(torch.ops, TRITON_NAMESPACE), name).default
     if traced:
         _VISIBLE.add(f"{TRITON_NAMESPACE}::{name}")
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
-        return  # the compiled CUDA library
-    _LIBRARIES[NAMESPACE].impl(name, triton_overload, "CUDA")
+    if name not in _BY_REFERENCE:
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
+            return  # the compiled CUDA library
+        _LIBRARIES[NAMESPACE].impl(name, triton_overload, "CUDA")
     if traced:
         _trace_through(f"{NAMESPACE}::{name}", triton_overload)
         _VISIBLE.add(f"{NAMESPACE}::{name}")
@@ -155,6 +158,8 @@ def serve_cuda_by_reference(reason: str) -> None:
 
         def run(*arguments: Any) -> Any:
             global _warned_of_reference
+            if has_triton(name):  # imported since
+                return getattr(getattr(torch.ops, TRITON_NAMESPACE), name).default(*arguments)
             if not _warned_of_reference:
                 _warned_of_reference = True
                 warnings.warn(
@@ -170,6 +175,7 @@ def serve_cuda_by_reference(reason: str) -> None:
     for name in _CONTRACTS:
         if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", "CUDA"):
             _LIBRARIES[NAMESPACE].impl(name, served(name), "CUDA")
+            _BY_REFERENCE.add(name)
 
 
 def forward_cpu(name: str, target: str) -> None:
@@ -277,9 +283,10 @@ class OpCaller:
 
     def __call__(self, tensors: Sequence[torch.Tensor | None], *rest: Any) -> Any:
         """Call the op with `tensors` (those that may require gradients) followed by `rest`."""
-        if _forced is not None:
+        compiling = torch.compiler.is_compiling()
+        if _forced is not None and not compiling:
             _check_devices(self._overloads[NAMESPACE], _forced, (*tensors, *rest))
-        if torch.compiler.is_compiling() or (
+        if compiling or (
             torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         ):
             return self._current(*tensors, *rest)

@@ -130,6 +130,27 @@ inline F32 load_vector(const char* from, DType dtype) {
   return dtype == DType::bf16 ? f32_load_bf16(halves) : f32_load_fp16(halves);
 }
 
+template <DType out>
+inline void store_line(char* to, F32 y0, F32 y1, bool past_cache) {
+  if (out == DType::f32) {
+    auto* line = reinterpret_cast<float*>(to);
+    if (past_cache) {
+      _mm512_stream_ps(line, y0.v);
+      _mm512_stream_ps(line + F32::width, y1.v);
+    } else {
+      f32_store(line, y0);
+      f32_store(line + F32::width, y1);
+    }
+  } else {
+    const __m512i line = bf16_line(y0.v, y1.v);
+    if (past_cache) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
+    } else {
+      _mm512_storeu_si512(to, line);
+    }
+  }
+}
+
 // finish_sums for whole lines of outputs: what belongs to a column stays in registers. Where
 // `past_cache`, lines are aligned, are not read before they are written, and leave the cache to
 // operands.
@@ -137,60 +158,55 @@ template <Activation activation, int ldc, DType out>
 void finish_lines(const Int8Linear& p, int64_t m0, int rows, int64_t n0, const int32_t* c,
                   const float* scale, bool past_cache) {
   constexpr int width = F32::width;
+  static_assert(ldc == 2 * width, "a line of bf16");
   const float* row_scale = p.row_scale + m0;
   const int32_t* row_zero = p.row_zero + m0;
   const DType residual_dtype = p.residual_dtype;
   const int64_t residual_bytes = bytes_of(residual_dtype), out_bytes = bytes_of(out);
   const int64_t residual_step = p.residual_stride * residual_bytes;
   const int64_t out_step = p.out_stride * out_bytes;
-  for (int j = 0; j < ldc; j += 2 * width) {
-    const int64_t n = n0 + j;
-    const F32 scale0 = f32_load(scale + j), scale1 = f32_load(scale + j + width);
-    // -0 is what changes no value in an addition.
-    const F32 bias0 = p.bias ? f32_load(p.bias + n) : f32_set(-0.0f);
-    const F32 bias1 = p.bias ? f32_load(p.bias + n + width) : f32_set(-0.0f);
-    const int32_t* weight_sum = p.weight_sum + n;
-    const int32_t* sums = c + j;
-    const char* residual = static_cast<const char*>(p.residual);
-    if (residual) residual += m0 * residual_step + n * residual_bytes;
-    char* to = static_cast<char*>(p.out) + m0 * out_step + n * out_bytes;
-    for (int r = 0; r < rows; ++r) {
+  const F32 scale0 = f32_load(scale), scale1 = f32_load(scale + width);
+  // -0 is what changes no value in an addition.
+  const F32 bias0 = p.bias ? f32_load(p.bias + n0) : f32_set(-0.0f);
+  const F32 bias1 = p.bias ? f32_load(p.bias + n0 + width) : f32_set(-0.0f);
+  const int32_t* weight_sum = p.weight_sum + n0;
+  const int32_t* sums = c;
+  const char* residual = static_cast<const char*>(p.residual);
+  if (residual) residual += m0 * residual_step + n0 * residual_bytes;
+  char* to = static_cast<char*>(p.out) + m0 * out_step + n0 * out_bytes;
+  const auto finish = [&](auto count) {
+    constexpr int n = decltype(count)::value;
+    F32 y[2 * n];
+#pragma GCC unroll 2
+    for (int i = 0; i < n; ++i) {
       I32 sum0 = i32_load(sums), sum1 = i32_load(sums + width);
-      if (row_zero[r] != 0) {
-        sum0 = corrected_sum(sums, weight_sum, row_zero[r]);
-        sum1 = corrected_sum(sums + width, weight_sum + width, row_zero[r]);
+      if (row_zero[i] != 0) {
+        sum0 = corrected_sum(sums, weight_sum, row_zero[i]);
+        sum1 = corrected_sum(sums + width, weight_sum + width, row_zero[i]);
       }
-      const F32 by = f32_set(row_scale[r]);
-      F32 y0 = f32_add(f32_mul(f32_mul(f32_from_i32(sum0), scale0), by), bias0);
-      F32 y1 = f32_add(f32_mul(f32_mul(f32_from_i32(sum1), scale1), by), bias1);
-      y0 = activate<activation>(y0);
-      y1 = activate<activation>(y1);
+      const F32 by = f32_set(row_scale[i]);
+      y[2 * i] = f32_add(f32_mul(f32_mul(f32_from_i32(sum0), scale0), by), bias0);
+      y[2 * i + 1] = f32_add(f32_mul(f32_mul(f32_from_i32(sum1), scale1), by), bias1);
+      sums += ldc;
+    }
+    activate_each<activation>(y);
+#pragma GCC unroll 2
+    for (int i = 0; i < n; ++i) {
+      F32 y0 = y[2 * i], y1 = y[2 * i + 1];
       if (residual) {
         y0 = f32_add(y0, load_vector(residual, residual_dtype));
         y1 = f32_add(y1, load_vector(residual + width * residual_bytes, residual_dtype));
         residual += residual_step;
       }
-      if (out == DType::f32) {
-        auto* line = reinterpret_cast<float*>(to);
-        if (past_cache) {
-          _mm512_stream_ps(line, y0.v);
-          _mm512_stream_ps(line + width, y1.v);
-        } else {
-          f32_store(line, y0);
-          f32_store(line + width, y1);
-        }
-      } else {
-        const __m512i line = bf16_line(y0.v, y1.v);
-        if (past_cache) {
-          _mm512_stream_si512(reinterpret_cast<__m512i*>(to), line);
-        } else {
-          _mm512_storeu_si512(to, line);
-        }
-      }
-      sums += ldc;
+      store_line<out>(to, y0, y1, past_cache);
       to += out_step;
     }
-  }
+    row_scale += n;
+    row_zero += n;
+  };
+  int left = rows;
+  for (; left > 1; left -= 2) finish(std::integral_constant<int, 2>{});
+  if (left > 0) finish(std::integral_constant<int, 1>{});
 }
 
 template <Activation activation>

@@ -19,6 +19,15 @@ inline F32 activate(F32 y) {
   return y;
 }
 
+template <Activation activation, int n>
+inline void activate_each(F32 (&y)[n]) {
+  if constexpr (activation == Activation::gelu) {
+    gelu_f32(y);
+  } else if constexpr (activation != Activation::none) {
+    for (F32& v : y) v = activate<activation>(v);
+  }
+}
+
 inline void store_float(void* base, DType dtype, int64_t i, F32 y, int n) {
   const bool full = n >= F32::width;
   if (dtype == DType::f32) {

@@ -153,8 +153,9 @@ _linear = _dispatch.OpCaller("sparse_linear")
 _gradients = _dispatch.OpCaller("sparse_linear_backward")
 _traced_linear = _dispatch.OpCaller("sparse_linear_traced")
 _traced_gradients = _dispatch.OpCaller("sparse_linear_traced_backward")
-_dispatch.forward_cpu("sparse_linear_traced", "sparse_linear")
-_dispatch.forward_cpu("sparse_linear_traced_backward", "sparse_linear_backward")
+if _backend.LIBRARY is not None:
+    _dispatch.forward_cpu("sparse_linear_traced", "sparse_linear")
+    _dispatch.forward_cpu("sparse_linear_traced_backward", "sparse_linear_backward")
 
 
 def sparse_linear(

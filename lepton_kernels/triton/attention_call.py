@@ -178,13 +178,17 @@ class Call:
 
     @property
     def demanding(self) -> bool:
-        """Whether options take so many registers that tiles are smaller, and always masked."""
+        """Whether scores are more than products times a positive scale, masked by position.
+
+        Such options take registers: tiles are smaller, and one loop masks all blocks.
+        """
         return (
             self.window_left >= 0
             or self.softcap > 0
             or self.bias is not None
             or self.alibi_slopes is not None
             or self.dropout_p > 0
+            or self.scale <= 0
         )
 
     def tile(self, kernel: str) -> Tile:

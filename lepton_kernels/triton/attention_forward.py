@@ -30,22 +30,31 @@ def _attend(
     HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, MASKED: tl.constexpr, LEFT: tl.constexpr,
     RIGHT: tl.constexpr, SOFTCAP: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr,
-    DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    DROPOUT: tl.constexpr, PLAIN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Blocks of keys from begin to end, taken into the running output, maximum and sum."""
+    """Blocks of keys from begin to end, taken into the running output, maximum and sum.
+
+    PLAIN: a score is its product times a positive scale, which a multiply-add takes into exp2.
+    """
     for first_col in range(begin, end, BLOCK_N):
         cols = first_col + tl.arange(0, BLOCK_N)
         k = load_rows(key_base, cols, stride_k_row, k_len, HEAD_DIM, BLOCK_D, not MASKED)
         products = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         s, _ = scores(
-            products, rows[:, None], cols[None, :], q_len, k_len, shift, score_scale, cap, slope,
-            window_left, window_right, bias_base, stride_bias_row, stride_bias_col,
-            MASKED, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS,
+            products, rows[:, None], cols[None, :], q_len, k_len, shift,
+            1.0 if PLAIN else score_scale, cap, slope, window_left, window_right,
+            bias_base, stride_bias_row, stride_bias_col, MASKED, LEFT, RIGHT, SOFTCAP, ALIBI, BIAS,
         )  # fmt: skip
-        new_peak = tl.maximum(peak, tl.max(s, 1))
+        block_peak = tl.max(s, 1)
+        if PLAIN:
+            block_peak = block_peak * score_scale
+        new_peak = tl.maximum(peak, block_peak)
         # A row that has seen nothing keeps -inf; subtract 0 there, as inf - inf is no number.
         safe = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        p = tl.exp2(s - safe[:, None])
+        if PLAIN:
+            p = tl.exp2(s * score_scale - safe[:, None])
+        else:
+            p = tl.exp2(s - safe[:, None])
         shrink = tl.exp2(peak - safe)
         total = total * shrink + tl.sum(p, 1)
         if DROPOUT:
@@ -128,14 +137,14 @@ def attention_forward_kernel(
             stride_bias_row, stride_bias_col, rng_state, plane, rows, begin, full_end,
             q_len, k_len, shift, score_scale, cap, slope, window_left, window_right, dropout_below,
             HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, False, LEFT, RIGHT,
-            SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
+            SOFTCAP, ALIBI, BIAS, DROPOUT, not ONE_LOOP, PRECISION,
         )  # fmt: skip
     acc, peak, total = _attend(
         acc, peak, total, q, key_base, value_base, stride_k_row, stride_v_row, bias_base,
         stride_bias_row, stride_bias_col, rng_state, plane, rows, full_end, end,
         q_len, k_len, shift, score_scale, cap, slope, window_left, window_right, dropout_below,
         HEAD_DIM, VALUE_DIM, BLOCK_M, BLOCK_N, BLOCK_D, BLOCK_DV, True, LEFT, RIGHT,
-        SOFTCAP, ALIBI, BIAS, DROPOUT, PRECISION,
+        SOFTCAP, ALIBI, BIAS, DROPOUT, not ONE_LOOP, PRECISION,
     )  # fmt: skip
 
     seen = total != 0

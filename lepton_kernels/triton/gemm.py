@@ -44,7 +44,8 @@ class Epilogue(NamedTuple):
 
     def contiguous(self) -> Epilogue:
         """The same with contiguous tensors."""
-        return Epilogue(*(t if t is None else t.contiguous() for t in self.tensors), self[4])
+        bias, residual, scale, zero = (t if t is None else t.contiguous() for t in self.tensors)
+        return Epilogue(bias, residual, scale, zero, self.activation)
 
 
 NO_EPILOGUE = Epilogue()

@@ -166,7 +166,8 @@ def prune_(
         exclude (str or iterable, optional): glob patterns of layers to leave. Default: None.
         data (iterable or callable, optional): for wanda, as the calibration of `quantize_`; for
             gradient and movement, an iterable of batches for `loss`.
-        loss (callable, optional): `loss(model, batch)` gives a scalar tensor.
+        loss (callable, optional): `loss(model, batch)` gives a scalar tensor. Default: None, that
+            of `fit` for batches (inputs, labels).
         schedule (PruningSchedule, optional): how far this call goes. Default: None (all the way).
         n (int): weights kept in each group of `m`. Default: 2.
         m (int): size of a group. Default: 4.

@@ -36,7 +36,7 @@ def scores_of(
     if criterion != "magnitude" and data is None:
         raise ValueError(f"prune_: criterion {criterion!r} needs data, got None")
     if criterion in ("gradient", "movement") and loss is None:
-        raise ValueError(f"prune_: criterion {criterion!r} needs loss, a function (model, batch)")
+        loss = _usual_loss
     if criterion == "magnitude":
         scores = {name: layer.weight.detach().float().abs() for name, layer in layers.items()}
     elif criterion == "wanda":
@@ -52,6 +52,18 @@ def scores_of(
         if not torch.isfinite(score).all():
             raise ValueError(f"prune_: {name}: weights, data or gradients hold NaN or infinity")
     return scores
+
+
+def _usual_loss(model: nn.Module, batch: Any) -> torch.Tensor:
+    """The loss of `fit` for a batch with labels."""
+    # Training imports what prunes.
+    from lepton_train.training.batches import labelled
+    from lepton_train.training.outputs import call, check_range, standard_loss
+
+    inputs, labels = labelled("prune_", batch)
+    output = call(model, inputs)
+    check_range("prune_", output, labels.cpu())
+    return standard_loss("prune_", output, labels)
 
 
 def _wanda(model: nn.Module, layers: Mapping[str, nn.Linear], data: Any) -> dict[str, torch.Tensor]:

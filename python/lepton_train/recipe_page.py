@@ -100,6 +100,16 @@ def machine_line(file: str | os.PathLike[str]) -> str:
     )
 
 
+def _load() -> str:
+    """How busy the machine is, where the system tells."""
+    try:
+        load, count = os.getloadavg()[1], os.cpu_count() or 1
+    except OSError:
+        return ""
+    busy = ": times are those of a busy machine" if load > count + 0.5 else ""
+    return f"Load of the last 5 minutes {load:.1f} on {count} cores{busy}. "
+
+
 def _family_and_model() -> tuple[int, int]:
     """Of the first CPU by Linux; zeros elsewhere."""
     try:
@@ -152,7 +162,9 @@ def write_page(
     parts = [f"# {title}", f"```bash\n{line}\n```"]
     parts += [markdown_table(heads, rows) for heads, rows in tables]
     parts += list(notes)
-    parts.append(f"Measured on: {machine_line(recipe)} This page was written by the recipe.")
+    parts.append(
+        f"Measured on: {machine_line(recipe)} {_load()}This page was written by the recipe."
+    )
     if picture is not None:
         parts.append(f"![{title}]({picture})")
     text = "\n\n".join(parts) + "\n"

@@ -12,6 +12,7 @@ from torch import nn
 from lepton_train import find
 from lepton_train.calibration import Calibration
 from lepton_train.find import Patterns
+from lepton_train.metrics import NAMES, Metric, WeightedMetric, get
 from lepton_train.quantize import choose, put_in, quantize_
 from lepton_train.report import text_table
 
@@ -67,7 +68,7 @@ class SensitivityTable:
 def sensitivity(
     model: nn.Module,
     data: Any,
-    metric: Callable[[nn.Module, Any], float],
+    metric: str | Metric | Callable[[nn.Module, Any], float],
     *,
     mode: str = "dynamic",
     calibration: Calibration | None = None,
@@ -82,9 +83,10 @@ def sensitivity(
     Args:
         model (nn.Module): put it into the mode the metric needs (`model.eval()`); afterwards it
             holds the very same modules as before, also after an error.
-        data (any): handed to `metric`.
-        metric (callable): metric(model, data) -> float, higher is better; runs without gradients,
-            once per layer and once for the float model.
+        data (any): handed to `metric`; with a name or a metric of `lt.metrics`, as in `evaluate`.
+        metric (str, metric of lt.metrics or callable): metric(model, data) -> float, higher is
+            better; runs without gradients, once per layer and once for the float model. Where lower
+            is better, as for a mean squared error, its negative is the score.
         mode (str): `"dynamic"`, `"static"` or `"weight_only"`. Default: "dynamic".
         calibration (callable or iterable, optional): as in `quantize_`; an iterable is read once
             for every layer, so not a generator. Default: None.
@@ -97,7 +99,7 @@ def sensitivity(
         SensitivityTable: rows by falling loss.
 
     Raises:
-        ValueError: mode is "qat", or as `quantize_`.
+        ValueError: mode is "qat", the metric's name is unknown, or as `quantize_`.
         TypeError: metric gives no number, or as `quantize_`.
 
     Example:
@@ -112,16 +114,28 @@ def sensitivity(
     op = "sensitivity"
     if mode == "qat":
         raise ValueError(f'{op}: mode must be dynamic, static or weight_only; got "qat"')
+    named = isinstance(metric, str | WeightedMetric)
+    if named or any(metric is get(name) for name in NAMES):
+        # Evaluation is part of training, which quantises.
+        from lepton_train.compression.score import Score
+
+        score = Score(metric).good
+    else:
+        if not callable(metric):
+            raise TypeError(
+                f"{op}: metric must be a name or a callable, got {type(metric).__name__}"
+            )
+        score = metric
     chosen, _ = choose(op, find.find_linears(op, model), include, exclude)
 
     def measure() -> float:
         with torch.no_grad():
-            score = metric(model, data)
+            value = score(model, data)
         try:
-            return float(score)
+            return float(value)
         except (TypeError, ValueError):
             raise TypeError(
-                f"{op}: metric must give a number, got {type(score).__name__}"
+                f"{op}: metric must give a number, got {type(value).__name__}"
             ) from None
 
     table = SensitivityTable(mode, measure())

@@ -273,8 +273,10 @@ def test_refuses(backend, case):
     if backend not in lk.info()["backends"]:
         pytest.skip("no compiled operators in this installation")
     run, error, message = CASES[case]
+    # The cpu backend, when in force, refuses other devices before the op sees them.
+    free = backend == "cpu" and case.endswith("device")
     with (
-        lk.force_backend(backend),
+        lk.force_backend(None if free else backend),
         pytest.raises(error, match=re.escape(f"int8_linear: {message}")),
     ):
         run()

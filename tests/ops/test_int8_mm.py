@@ -144,18 +144,19 @@ def test_compile(compare, backend):
             ValueError,
             "b must have shape (3, N) to match a, got (2, 4)",
         ),
-        (
-            random_int8(2, 3),
-            random_int8(3, 4).to("meta"),
-            ValueError,
-            "b must be on cpu like the first argument, got meta",
-        ),
     ],
-    ids=["a_type", "b_type", "a_dtype", "b_dtype", "a_shape", "b_shape", "inner", "device"],
+    ids=["a_type", "b_type", "a_dtype", "b_dtype", "a_shape", "b_shape", "inner"],
 )
 def test_errors(implementation, a, b, error, message):
     with pytest.raises(error, match=re.escape(f"int8_mm: {message}")):
         lk.int8_mm(a, b)
+
+
+def test_two_devices():
+    # With no backend in force: one that is refuses other devices before the op sees them.
+    message = "int8_mm: b must be on cpu like the first argument, got meta"
+    with pytest.raises(ValueError, match=message):
+        lk.int8_mm(random_int8(2, 3), random_int8(3, 4).to("meta"))
 
 
 def test_meta():

@@ -27,7 +27,10 @@ def test_a_missing_cuda_backend_says_why():
 def test_library_loads_without_a_driver_and_serves_cuda_tensors():
     if _backend.CUDA_LIBRARY is None:
         pytest.skip(_backend.CUDA_ABSENCE)
-    assert lk.info()["cuda_library"] == str(_backend.CUDA_LIBRARY)
+    info = lk.info()
+    assert info["cuda_library"] == str(_backend.CUDA_LIBRARY)
+    assert all(name == "PTX" or name.startswith("sm_") for name in info["cuda_architectures"])
+    assert info["cuda_architectures"]
     for op in OPS:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"lepton::{op}", "CUDA"), op
     assert lk.bucket_flatten([torch.ones(3)])[:3].tolist() == [1, 1, 1]

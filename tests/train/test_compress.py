@@ -268,6 +268,15 @@ def test_recipes_that_are_refused(task, recipe, text):
         lt.compress(model, recipe, data=data, **QUIET)
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_an_empty_part_is_refused_before_any_work(part):
+    x, y = torch.randn(12, 4), torch.arange(12) % 2
+    data = dict.fromkeys(("train", "val", "test"), (x, y))
+    data[part] = (x[:0], y[:0])
+    with pytest.raises(ValueError, match=f"compress: {part}: data must hold at least one example"):
+        lt.compress(nn.Linear(4, 2), {"steps": ["quantize"]}, data=data)
+
+
 def test_other_bad_arguments(task):
     model, data = task
     recipe = {"steps": ["quantize"]}

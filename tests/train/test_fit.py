@@ -93,6 +93,14 @@ def test_forms_of_data_are_the_same_run():
     assert same(results[0], results[2])
 
 
+def test_arrays_are_tensors():
+    x, y = blobs(40)
+    models = [network(), network()]
+    lt.fit(models[0], (x, y), **QUIET)
+    lt.fit(models[1], (x.numpy(), y.numpy()), **QUIET)
+    assert same(*models)
+
+
 def test_the_seed_decides_and_the_global_generator_does_not_notice():
     data = blobs()
     models = []

@@ -199,7 +199,8 @@ def test_include_and_exclude():
         ({"exclude": "decoder"}, ValueError, "exclude pattern 'decoder' matches no linear layer"),
         ({"exclude": "*"}, ValueError, "no linear layer can be pruned"),
         ({"criterion": "wanda"}, ValueError, "criterion 'wanda' needs data"),
-        ({"criterion": "gradient", "data": []}, ValueError, "needs loss"),
+        ({"criterion": "gradient", "data": []}, ValueError, "at least one batch"),
+        ({"criterion": "movement", "data": [torch.ones(2, 8)]}, ValueError, "data are unlabelled"),
         ({"criterion": "movement", "data": [], "loss": mse}, ValueError, "at least one batch"),
         ({"schedule": "cubic"}, TypeError, "schedule must be a PruningSchedule, got str"),
     ],
@@ -209,6 +210,21 @@ def test_errors(arguments, error, text):
     with pytest.raises(error, match=f"prune_: .*{text}"):
         lt.prune_(model, arguments.pop("sparsity", 0.5), **arguments)
     assert zeros(model[0]) == 0.0
+
+
+def test_without_a_loss_it_is_that_of_fit():
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 3))
+    twin = copy.deepcopy(model)
+    data = [(torch.randn(20, 8), torch.arange(20) % 3)]
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    lt.prune_(model, 0.5, criterion="movement", data=data)
+    lt.prune_(twin, 0.5, criterion="movement", data=data, loss=loss)
+    assert torch.equal(model[0].weight == 0, twin[0].weight == 0)
+    assert zeros(model[0]) == 0.5
 
 
 def test_more_errors():

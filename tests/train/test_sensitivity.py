@@ -79,3 +79,26 @@ def test_transformer_encoder_layer_gets_its_fast_path_back():
     x = torch.randn(2, 3, 16)
     lt.sensitivity(model, x, lambda m, x: float(m(x).mean()))
     assert model.activation_relu_or_gelu == before == 1
+
+
+def test_a_metric_by_its_name():
+    x, y = torch.randn(60, 6), torch.randn(60, 1)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1)).eval()
+
+    def negative(model, data):
+        return -float((model(data[0]) - data[1]).square().mean())
+
+    named = lt.sensitivity(model, (x, y), "mean_squared_error")
+    own = lt.sensitivity(model, (x, y), negative)
+    assert named.baseline == pytest.approx(own.baseline, rel=1e-5)
+    assert [row.name for row in named.rows] == [row.name for row in own.rows]
+    labels = torch.randint(0, 2, (60,))
+    model = nn.Linear(6, 2)
+    right = (model(x).argmax(1) == labels).float().mean().item()
+    for metric in ("accuracy", lt.metrics.accuracy, lt.metrics.weighted({"accuracy": 1})):
+        table = lt.sensitivity(nn.Sequential(model), (x, labels), metric)
+        assert table.baseline == pytest.approx(right)
+    with pytest.raises(ValueError, match="'acuracy' is unknown; nearest names: accuracy"):
+        lt.sensitivity(model, (x, labels), "acuracy")
+    with pytest.raises(TypeError, match="metric must be a name or a callable, got int"):
+        lt.sensitivity(model, (x, labels), 3)

@@ -32,6 +32,7 @@ def features(shape):
         "plain": {},
         "causal": {"is_causal": True},
         "window": {"window_size": (5, 3)},
+        "negative": {"scale": -0.3, "is_causal": True},
         "softcap": {"softcap": 2.0},
         "alibi": {"alibi_slopes": torch.rand(heads)},
         "sinks": {"sinks": torch.randn(heads), "is_causal": True},

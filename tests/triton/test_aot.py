@@ -33,3 +33,7 @@ def test_a_sample_passes_the_gate(tmp_path):
     faults = [line for line in lines if not line.endswith(": ok") and ": spills: " not in line]
     assert len(lines) > 3, done.stderr[-3000:]
     assert not faults, "\n".join(faults) + done.stderr[-3000:]
+
+
+def test_the_gate_finds_what_is_planted(in_process):
+    in_process(Path(__file__).with_name("process_aot.py"), interpret=False)

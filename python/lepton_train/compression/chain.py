@@ -16,7 +16,7 @@ from lepton_train.metrics import Metric
 from lepton_train.packages import require
 from lepton_train.prune import make_permanent_
 from lepton_train.timing import interleaved
-from lepton_train.training.batches import rows_of
+from lepton_train.training.batches import Batches, rows_of
 from lepton_train.training.outputs import call
 
 _OP = "compress"
@@ -136,6 +136,9 @@ def _parts(data: Any) -> dict[str, Any]:
         raise ValueError(
             f"{_OP}: data must have train and val; {' and '.join(missing)} missing or empty"
         )
+    for name, part in parts.items():
+        # Raises for what holds no examples or is no data.
+        Batches(f"{_OP}: {name}", part, 1)
     return parts
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import (
     DataLoader,
@@ -26,7 +27,8 @@ class Batches:
 
     Args:
         op (str): the caller's name, for messages.
-        data (any): Examples, a torch Dataset, a DataLoader, or a pair (inputs, labels) of tensors.
+        data (any): Examples, a torch Dataset, a DataLoader, or a pair (inputs, labels) of tensors
+            or arrays.
         batch_size (int): examples in a batch of one process; a DataLoader has its own.
         shuffle (bool): another order in each epoch. Default: False.
         seed (int): of the order. Default: 0.
@@ -164,7 +166,11 @@ def as_data(op: str, data: Any) -> Any:
     """Data in a form that `Batches` reads; a pair of tensors becomes Examples."""
     if isinstance(data, Examples | DataLoader):
         return data
+    if isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], np.ndarray):
+        data = (torch.as_tensor(data[0]), data[1])
     if isinstance(data, tuple | list) and len(data) == 2 and _tensors(data[0]):
+        if isinstance(data[1], np.ndarray):
+            return as_data(op, (data[0], torch.as_tensor(data[1])))
         if not isinstance(data[1], torch.Tensor):
             raise TypeError(
                 f"{op}: data of two tensors must be (inputs, labels), got labels of type "
@@ -177,8 +183,8 @@ def as_data(op: str, data: Any) -> Any:
     if isinstance(data, Dataset) or (listed and not isinstance(data, str | Mapping | torch.Tensor)):
         return data
     raise TypeError(
-        f"{op}: data must be a Dataset, a DataLoader or a pair (inputs, labels) of tensors, "
-        f"got {type(data).__name__}"
+        f"{op}: data must be a Dataset, a DataLoader or a pair (inputs, labels) of tensors or "
+        f"arrays, got {type(data).__name__}"
     )
 
 

@@ -68,7 +68,8 @@ def fit(
 
     Args:
         model (nn.Module): trained in place; it is in evaluation mode afterwards.
-        train_data (any): Examples, a torch Dataset, a DataLoader, or (inputs, labels) of tensors.
+        train_data (any): Examples, a torch Dataset, a DataLoader, or (inputs, labels) of tensors
+            or arrays.
             A batch is a pair (inputs, labels) or a mapping with `labels`.
         val_data (any, optional): as train_data. Default: None.
         loss (str or callable, optional): "cross_entropy", "binary_cross_entropy",

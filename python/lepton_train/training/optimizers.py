@@ -53,6 +53,8 @@ def make_optimizer(
     """
     if not parameters:
         raise ValueError(f"{op}: no parameter of the model requires a gradient")
+    if lr is not None and (not isinstance(lr, int | float) or isinstance(lr, bool)):
+        raise TypeError(f"{op}: lr must be a number, got {lr!r}")
     if lr is not None and not lr > 0:
         raise ValueError(f"{op}: lr must be positive, got {lr}")
     if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
