@@ -150,11 +150,9 @@ def bench(options: Options) -> Iterator[list[Row]]:
             layer = sparse_linear.pruned_layer(spec["name"], spec["k"], spec["n"], weights, options)
             made_for = (spec["name"], weights)
         placed = PlacedSparse(Problem(layer, m, torch.bfloat16), device, weights)
-        packed = layer.once(
-            "stored",
-            lambda w=weights, weight=layer.weight: lk.pack_sparse(
-                weight, w.layout, dtype=_VALUES[w.values]
-            ),
+        pack = functools.partial(
+            lk.pack_sparse, layer.weight, weights.layout, dtype=_VALUES[weights.values]
         )
+        packed = layer.once("stored", pack)
         case = case_of(placed.problem, weights, packed)
         yield measure(case, builders(taking_part, placed, device), options.budget_s, device)
