@@ -33,11 +33,8 @@ constexpr Features kVnniLevel =
     kAvx2Level | kAvx512F | kAvx512Bw | kAvx512Dq | kAvx512Vl | kAvx512Vnni;
 constexpr Features kVbmi2Level = kVnniLevel | kAvx512Vbmi2;
 constexpr Features kAmxLevel = kVnniLevel | kAmxTile | kAmxInt8 | kAmxBf16;
-<<<<<<< HEAD
 constexpr Features kAmxBf16Level = kAmxLevel | kAvx512Bf16;
-=======
 constexpr Features kAmxVbmi2Level = kAmxLevel | kAvx512Vbmi2;
->>>>>>> main
 
 // Features that CPUID reports, the operating system saves (XCR0) and, for AMX, the kernel permits.
 Features present();
