@@ -238,6 +238,10 @@ struct ForwardBlock {
                  static_cast<uint32_t>(warp * kRows16 * 16 * QueryTile::kRowBytes);
     key_lane = KeyTile::lane_b(shared_at(Config::kKeyAt));
     value_lane = KeyTile::lane_a(shared_at(Config::kKeyAt + KeyTile::kBytes));
+    if constexpr (!kGeneral && Config::kTwoStages) {
+      // Through a shuffle, or ptxas computes it of the lane again for every block of keys.
+      key_lane = __shfl_sync(kFullWarp, key_lane, static_cast<int>(lane_index()));
+    }
   }
 
   // What only masks and the end need waits in shared memory, not in registers.
