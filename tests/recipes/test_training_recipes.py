@@ -62,15 +62,21 @@ def test_distill_minilm(tmp_path):
 
 @pytest.mark.slow
 def test_fashion_pruned(tmp_path):
+    need(("matplotlib", "matplotlib"))
     try:
         lt.data.load_fashion_mnist("test")
     except FileNotFoundError as error:
         pytest.skip(str(error))
     run("fashion_pruned.py", "--out", str(tmp_path))
-    report = json.loads((tmp_path / "report.json").read_text())
-    (row,) = report["seeds"]
-    assert row["pruned"] > 50
-    assert set(row["ms"]["1"]) == {"dense", "masked", "packed", "forms"}
+    (seed,) = json.loads((tmp_path / "report.json").read_text())["seeds"]
+    dense, pruned, packed = seed["rows"]
+    assert [row["step"] for row in seed["rows"]] == ["dense", "pruned", "packed"]
+    assert pruned["score"] > 0.5
+    assert packed["score"] == pytest.approx(pruned["score"], abs=0.002)
+    assert packed["size_mb"] <= pruned["size_mb"] == dense["size_mb"]
+    assert all(row[f"ms_{count}"] > 0 for row in seed["rows"] for count in (1, 16, 256))
+    assert "| packed |" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
