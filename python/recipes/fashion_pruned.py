@@ -142,7 +142,7 @@ def page(path: Path, results: list[dict[str, Any]], pattern: str, epochs: int) -
         Path(__file__),
         title="A network on Fashion-MNIST with a tenth of its weights",
         line="python python/recipes/fashion_pruned.py --out fashion/ "
-        f"--seeds {' '.join(str(result['seed']) for result in results)}",
+        f"--seeds {' '.join(str(result['seed']) for result in results)} --epochs {epochs}",
         tables=[(heads, rows_over_seeds(runs, forms))],
         notes=[
             f"784 - 1024 - 1024 - 10 in float32, {epochs} epochs, 60,000 images to train and "
