@@ -3,24 +3,29 @@
     python python/recipes/fashion_pruned.py --out fashion/
 
 Data: the Debian package dataset-fashion-mnist (or LEPTON_FASHION_MNIST names a folder with it).
+Writes `report.json`, and a page with its picture: accuracy over seeds, time by number of images.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 import lepton_train as lt
 import torch
+from lepton_train.compression.chain import saved_bytes
 from lepton_train.files import write_json
+from lepton_train.plots import before_and_after
+from lepton_train.recipe_page import lists_over_seeds, over_seeds, rows_over_seeds, write_page
 from lepton_train.timing import interleaved
 from torch import nn
 
 SPARSITY = 0.9
 BATCH = 256
+IMAGES = (1, 16, 256)
 # No part of the last layer: its few outputs are a hundredth of the weights.
 EXCLUDE = "6"
 
@@ -70,69 +75,109 @@ def train(
 
 
 def accuracy(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Percent of the test images."""
+    """Share of the images whose class it finds."""
     with torch.inference_mode():
-        return 100 * (model(data[0]).argmax(1) == data[1]).float().mean().item()
+        return (model(data[0]).argmax(1) == data[1]).float().mean().item()
 
 
 def latencies(
-    dense: nn.Module, masked: nn.Module, x: torch.Tensor, rounds: int
-) -> dict[str, dict[str, Any]]:
-    """Milliseconds by batch size: dense, masked in torch, packed; and the forms that pack_ took."""
-    found: dict[str, dict[str, Any]] = {}
-    for rows in (1, 16, 256):
-        batch = x[:rows]
-        packed = copy.deepcopy(masked)
+    models: dict[str, nn.Module], x: torch.Tensor, rounds: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row for each model with its milliseconds by number of images, and the forms of layers.
+
+    `pack_` decides anew for each number of images; the size is that of the model for one image.
+    """
+    rows: list[dict[str, Any]] = [{"step": name} for name in (*models, "packed")]
+    forms = []
+    for count in IMAGES:
+        batch = x[:count]
+        packed = copy.deepcopy(models["pruned"])
         report = lt.pack_(packed, example_inputs=batch)
-        models = {"dense": dense, "masked": masked, "packed": packed}
+        every = {**models, "packed": packed}
         with torch.inference_mode():
-            calls = {name: (lambda m=m, b=batch: m(b)) for name, m in models.items()}
-            times = {n: t.median_ms for n, t in interleaved(calls, rounds=rounds).items()}
-        forms = [row.decision for row in report.rows]
-        found[str(rows)] = {**times, "forms": forms}
-    return found
+            calls = {name: (lambda m=m, b=batch: m(b)) for name, m in every.items()}
+            times = interleaved(calls, rounds=rounds)
+        for row in rows:
+            row[f"ms_{count}"] = times[row["step"]].median_ms
+            row.setdefault("size_mb", saved_bytes(every[row["step"]]) / 1e6)
+        forms.append(", ".join(row.decision for row in report.rows))
+    return rows, forms
 
 
-def run(seeds: int, epochs: int, pattern: str, smoke: bool) -> dict[str, Any]:
-    """Train dense and pruned for each seed; returns the report."""
+def run(seed: int, epochs: int, pattern: str, smoke: bool) -> dict[str, Any]:
+    """Train dense and pruned; returns accuracy, size and times of dense, pruned and packed."""
     train_data, test_data = flat("train", smoke), flat("test", smoke)
-    rows = []
-    for seed in range(seeds):
-        dense = train(train_data, seed, epochs, None)
-        masked = train(train_data, seed, epochs, pattern)
-        row = {
-            "seed": seed,
-            "dense": accuracy(dense, test_data),
-            "pruned": accuracy(masked, test_data),
-            "ms": latencies(dense, masked, test_data[0], 5 if smoke else 101),
-        }
-        rows.append(row)
-        print(f"seed {seed}: dense {row['dense']:.2f} %, 90 % pruned {row['pruned']:.2f} %")
-        for batch, times in row["ms"].items():
-            print(
-                f"  batch {batch}: dense {times['dense']:.3f} ms, masked {times['masked']:.3f}, "
-                f"packed {times['packed']:.3f} ({times['dense'] / times['packed']:.2f} times "
-                f"dense), {', '.join(times['forms'])}"
-            )
-    means = {name: statistics.mean(row[name] for row in rows) for name in ("dense", "pruned")}
-    print(f"mean of {seeds}: dense {means['dense']:.2f} %, pruned {means['pruned']:.2f} %")
-    info = {"pattern": pattern, "sparsity": SPARSITY, "epochs": epochs, "torch": torch.__version__}
-    return {**info, "threads": torch.get_num_threads(), "mean": means, "seeds": rows}
+    dense = train(train_data, seed, epochs, None)
+    pruned = lt.make_permanent_(train(train_data, seed, epochs, pattern))
+    packed = copy.deepcopy(pruned)
+    lt.pack_(packed, example_inputs=test_data[0][:256])
+    scores = [accuracy(model, test_data) for model in (dense, pruned, packed)]
+    rounds = 5 if smoke else 101
+    rows, forms = latencies({"dense": dense, "pruned": pruned}, test_data[0], rounds)
+    for row, score in zip(rows, scores, strict=True):
+        row["score"] = score
+        times = ", ".join(f"{row[f'ms_{count}']:.3f} ms for {count}" for count in IMAGES)
+        print(f"seed {seed}, {row['step']}: accuracy {score:.4f}; {times}", flush=True)
+    return {"seed": seed, "rows": rows, "forms": forms}
 
 
-def main() -> None:
-    """Parse arguments and run."""
+def page(path: Path, results: list[dict[str, Any]], pattern: str, epochs: int) -> Path:
+    """Write the page and its picture."""
+    runs = [result["rows"] for result in results]
+    heads = ("network", "accuracy", "MB", *(f"ms, {count} images" for count in IMAGES))
+    forms = {"score": ".4f", "size_mb": ".2f"} | {f"ms_{count}": ".3f" for count in IMAGES}
+    bars = lists_over_seeds([[{**r, "latency_ms": r["ms_1"]} for r in rows] for rows in runs])
+    picture = before_and_after(bars, path.with_suffix(".png"), "accuracy")
+    faster = "; ".join(
+        over_seeds([rows[0][f"ms_{count}"] / rows[2][f"ms_{count}"] for rows in runs], ".2f")
+        + f" for {count} images"
+        for count in IMAGES
+    )
+    taken = "; ".join(
+        f"{count} images: {' or '.join(sorted({result['forms'][place] for result in results}))}"
+        for place, count in enumerate(IMAGES)
+    )
+    return write_page(
+        path,
+        Path(__file__),
+        title="A network on Fashion-MNIST with a tenth of its weights",
+        line="python python/recipes/fashion_pruned.py --out fashion/ "
+        f"--seeds {' '.join(str(result['seed']) for result in results)} --epochs {epochs}",
+        tables=[(heads, rows_over_seeds(runs, forms))],
+        notes=[
+            f"784 - 1024 - 1024 - 10 in float32, {epochs} epochs, 60,000 images to train and "
+            f"10,000 to test. `pruned`: {SPARSITY:.0%} of the weights of the first two layers "
+            f"({pattern}) set to zero while it trains, still stored dense; `packed`: the same "
+            f"after `pack_`. {len(results)} seed(s): mean, in brackets least and greatest. Times "
+            "are medians of calls in turn, with weights warm in the caches; the picture's "
+            "are for one image.",
+            f"Packed, times as fast as dense: {faster}.",
+            f"Forms that `pack_` took, layer by layer, for {taken}.",
+        ],
+        picture=picture.name,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the recipe for each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="fashion", help="folder for report.json")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--pattern", choices=("unstructured", "block"), default="block")
-    parser.add_argument("--smoke", action="store_true", help="a little data, one epoch, one seed")
-    given = parser.parse_args()
-    seeds, epochs = (1, 2) if given.smoke else (given.seeds, given.epochs)
-    report = run(seeds, epochs, given.pattern, given.smoke)
-    print(f"wrote {write_json(Path(given.out) / 'report.json', report)}")
+    parser.add_argument("--out", type=Path, default=Path("fashion"), help="(default: fashion)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--epochs", type=int, default=8, help="(default: 8)")
+    parser.add_argument(
+        "--pattern", choices=("unstructured", "block"), default="block", help="(default: block)"
+    )
+    parser.add_argument("--page", type=Path, help="Markdown (default: page.md in --out)")
+    parser.add_argument("--smoke", action="store_true", help="a little data, two epochs, one seed")
+    given = parser.parse_args(argv)
+    seeds, epochs = ([0], 2) if given.smoke else (given.seeds, given.epochs)
+    results = [run(seed, epochs, given.pattern, given.smoke) for seed in seeds]
+    info = {"pattern": given.pattern, "sparsity": SPARSITY, "epochs": epochs, "seeds": results}
+    print(f"wrote {write_json(given.out / 'report.json', info)}")
+    path = page(given.page or given.out / "page.md", results, given.pattern, epochs)
+    print(f"wrote {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,13 @@ def need(*packages):
             pytest.skip(f"needs the package {package}: pip install --no-deps {package}")
 
 
+def need_fashion_mnist():
+    try:
+        lt.data.load_fashion_mnist("test")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
 def run(name, *options):
     command = [sys.executable, str(RECIPES / name), "--smoke", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
@@ -62,15 +69,18 @@ def test_distill_minilm(tmp_path):
 
 @pytest.mark.slow
 def test_fashion_pruned(tmp_path):
-    try:
-        lt.data.load_fashion_mnist("test")
-    except FileNotFoundError as error:
-        pytest.skip(str(error))
+    need(("matplotlib", "matplotlib"))
+    need_fashion_mnist()
     run("fashion_pruned.py", "--out", str(tmp_path))
-    report = json.loads((tmp_path / "report.json").read_text())
-    (row,) = report["seeds"]
-    assert row["pruned"] > 50
-    assert set(row["ms"]["1"]) == {"dense", "masked", "packed", "forms"}
+    (seed,) = json.loads((tmp_path / "report.json").read_text())["seeds"]
+    dense, pruned, packed = seed["rows"]
+    assert [row["step"] for row in seed["rows"]] == ["dense", "pruned", "packed"]
+    assert pruned["score"] > 0.5
+    assert packed["score"] == pytest.approx(pruned["score"], abs=0.002)
+    assert packed["size_mb"] <= pruned["size_mb"] == dense["size_mb"]
+    assert all(row[f"ms_{count}"] > 0 for row in seed["rows"] for count in (1, 16, 256))
+    assert "| packed |" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -104,8 +114,7 @@ def test_recipe_files_are_valid(file):
 
 def test_train_ddp(tmp_path):
     need(("matplotlib", "matplotlib"))
-    if not Path("/usr/share/datasets/fashion-mnist").is_dir():
-        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    need_fashion_mnist()
     text = run("train_ddp.py", "--out", str(tmp_path))
     one, two = json.loads((tmp_path / "report.json").read_text())["runs"]
     assert (one["processes"], two["processes"], two["transport"]) == (1, 2, "shared memory")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import subprocess
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from lepton_train.bench import (
     bucket,
     bucket_ranks,
     deepsparse_peer,
+    deepsparse_worker,
     harness,
     int8_linear,
     measure,
@@ -135,12 +137,54 @@ def test_deepsparse_says_why_it_cannot_run(monkeypatch):
     monkeypatch.setenv(deepsparse_peer.VARIABLE, "/no/python")
     with pytest.raises(measure.Missing, match="/no/python"):
         deepsparse_peer.deepsparse(Problem(layer, 2, torch.float32))
-    if importlib.util.find_spec("deepsparse") is None:
-        # The other process answers with its error and lives on.
-        monkeypatch.setenv(deepsparse_peer.VARIABLE, sys.executable)
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match="deepsparse: ModuleNotFoundError"):
-                deepsparse_peer.deepsparse(Problem(layer, 2, torch.float32))
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    if importlib.util.find_spec("deepsparse") is not None:
+        pytest.skip("needs an interpreter without deepsparse")
+    started = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, command, *arguments, **options):
+            super().__init__(command, *arguments, **options)
+            if deepsparse_worker.__file__ in command:
+                started.append(self)
+
+    monkeypatch.setattr(deepsparse_peer.subprocess, "Popen", Recorded)
+    monkeypatch.setenv(deepsparse_peer.VARIABLE, sys.executable)
+    yield started
+    deepsparse_peer.close()
+
+
+def test_the_process_of_deepsparse_answers_with_its_error_and_lives_until_it_is_closed(workers):
+    problem = Problem(Layer("tiny", 8, 4, 1 << 10, 1), 2, torch.float32)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="deepsparse: ModuleNotFoundError"):
+            deepsparse_peer.deepsparse(problem)
+    (worker,) = workers
+    assert worker.poll() is None
+    deepsparse_peer.close()
+    assert worker.returncode is not None
+
+
+def test_no_process_of_deepsparse_outlives_a_run(native, workers, tmp_path):
+    path = tmp_path / "shapes.json"
+    data = {
+        "family": "sparse_linear",
+        "m": [1, 2],
+        "layers": [{"name": "tiny", "k": 48, "n": 32}],
+        "weights": [{"layout": "bitmask", "values": "fp32", "sparsity": [50]}],
+    }
+    path.write_text(json.dumps(data))
+    options = parse(["--shapes", str(path), "--dtype", "fp32", "--only", "deepsparse"])
+    for (row,) in sparse_linear.bench(options):
+        assert "ModuleNotFoundError" in row.note
+    stopped = sparse_linear.bench(options)
+    next(stopped)
+    stopped.close()
+    assert len(workers) == 2
+    assert all(worker.returncode is not None for worker in workers)
 
 
 def _case():

@@ -6,7 +6,7 @@ LEPTON_DEEPSPARSE_PYTHON names the interpreter of an environment with deepsparse
 from __future__ import annotations
 
 import atexit
-import functools
+import contextlib
 import json
 import os
 import subprocess
@@ -25,7 +25,7 @@ VARIABLE = "LEPTON_DEEPSPARSE_PYTHON"
 
 
 class _Worker:
-    """The process; one for all cases."""
+    """The process; one for all cases of a run."""
 
     def __init__(self, python: str) -> None:
         try:
@@ -38,7 +38,13 @@ class _Worker:
             )
         except OSError as error:
             raise Missing(f"{VARIABLE}: {error}") from error
-        atexit.register(self._process.kill)
+
+    def close(self) -> None:
+        """End the process and wait until it has."""
+        self._process.kill()
+        # A request that it no longer read is still in the pipe's buffer.
+        with contextlib.suppress(BrokenPipeError), self._process:
+            pass
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request; RuntimeError for an answer that is an error, or none."""
@@ -58,9 +64,22 @@ class _Worker:
         return answer
 
 
-@functools.cache
+_workers: dict[str, _Worker] = {}  # by interpreter
+
+
 def _worker(python: str) -> _Worker:
-    return _Worker(python)
+    if python not in _workers:
+        _workers[python] = _Worker(python)
+    return _workers[python]
+
+
+def close() -> None:
+    """End the process at the end of a run; the next call of `deepsparse` starts another."""
+    while _workers:
+        _workers.popitem()[1].close()
+
+
+atexit.register(close)
 
 
 class _Call:

@@ -195,7 +195,13 @@ def _prepare(name: str, problem: Problem, weights: Weights) -> Prepared:
 
 def bench(options: Options) -> Iterator[list[Row]]:
     """Rows case by case."""
-    names = chosen(options)
+    try:
+        yield from _cases(options, chosen(options))
+    finally:
+        deepsparse_peer.close()
+
+
+def _cases(options: Options, names: list[str]) -> Iterator[list[Row]]:
     layer: Layer | None = None
     made_for: tuple[str, Weights] | None = None
     for spec, weights, m, dtype in problems(options):
