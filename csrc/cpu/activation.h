@@ -110,7 +110,9 @@ inline F32 gelu_tanh_f32(F32 x) {
 //
 // Done for n vectors side by side, step by step: the chain of some 40 operations is far longer than
 // what a processor can look ahead, so one vector after the other leaves its units idle.
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__CUDACC__)
+#define LEPTON_EACH _Pragma("unroll") for (int i = 0; i < n; ++i)
+#elif defined(__GNUC__) && !defined(__clang__)
 #define LEPTON_EACH _Pragma("GCC unroll 4") for (int i = 0; i < n; ++i)
 #else
 #define LEPTON_EACH for (int i = 0; i < n; ++i)

@@ -145,12 +145,12 @@ def aot_cases() -> Iterator[AotCase]:
             f"{kind} bf16 D256 causal 64 rows", _KERNELS[kind], "bf16", 256, tile,
             OPTIONS["causal"], (80, 100),
         )  # fmt: skip
-    for rows, products, table in (
-        *((rows, "bf16", table) for rows, table in configs.CACHED.items()),
+    for rows, products, tiles in (
+        *((rows, "bf16", tiles) for rows, tiles in configs.CACHED.items()),
         (16, "tf32", configs.CACHED_FLOAT32),
         (16, "fp32", configs.CACHED_FLOAT32),
     ):
-        for dim, tile in table.items():
+        for dim, tile in tiles.items():
             yield _product_case(
                 f"cached {products} D{dim} {rows} rows", attention_cached_kernel, products, dim,
                 tile, {**OPTIONS["all"], **_CACHED[rows]},

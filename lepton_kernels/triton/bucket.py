@@ -226,5 +226,5 @@ for _launcher in (
     bucket_squares,
 ):
     _dispatch.register_triton(_launcher.__name__, _launcher, traced=False)
-for _launcher in (bucket_quantize, bucket_dequantize_):
-    _dispatch.register_triton(_launcher.__name__, _launcher)
+_dispatch.register_triton("bucket_quantize", bucket_quantize)
+_dispatch.register_triton("bucket_dequantize_", bucket_dequantize_)

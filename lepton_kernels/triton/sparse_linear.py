@@ -178,12 +178,14 @@ def launch_strip_product(
 
 def sparse_linear_backward(*values: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The op `sparse_linear_backward` on Triton: gradients of the input and the bias."""
-    return _backward(*values, _header(values[2]))
+    grad, x, packed, bias, activation = values
+    return _backward(grad, x, packed, bias, activation, _header(packed))
 
 
 def sparse_linear_traced_backward(*values: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The op `sparse_linear_traced_backward` on Triton: what the header says is given."""
-    return _backward(*values[:-1], SparseHeader(*values[-1]))
+    grad, x, packed, bias, activation, header = values
+    return _backward(grad, x, packed, bias, activation, SparseHeader(*header))
 
 
 def _backward(

@@ -114,7 +114,8 @@ def _family_and_model() -> tuple[int, int]:
     """Of the first CPU by Linux; zeros elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        found = dict(map(str.strip, line.split(":", 1)) for line in lines[:12] if ":" in line)
+        pairs = [line.split(":", 1) for line in lines[:12] if ":" in line]
+        found = {key.strip(): value.strip() for key, value in pairs}
         return int(found["cpu family"]), int(found["model"])
     except (OSError, KeyError, ValueError):
         return 0, 0

@@ -119,18 +119,18 @@ def sensitivity(
         # Evaluation is part of training, which quantises.
         from lepton_train.compression.score import Score
 
-        score = Score(metric).good
+        judge: Callable[[Any, Any], Any] = Score(metric).good
     else:
         if not callable(metric):
             raise TypeError(
                 f"{op}: metric must be a name or a callable, got {type(metric).__name__}"
             )
-        score = metric
+        judge = metric
     chosen, _ = choose(op, find.find_linears(op, model), include, exclude)
 
     def measure() -> float:
         with torch.no_grad():
-            value = score(model, data)
+            value = judge(model, data)
         try:
             return float(value)
         except (TypeError, ValueError):

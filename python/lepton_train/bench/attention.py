@@ -191,9 +191,9 @@ def lepton(problem: Problem) -> Callable[..., torch.Tensor]:
     )
 
     def varlen(*tensors: torch.Tensor) -> torch.Tensor:
-        rows = (t.transpose(1, 2)[0] for t in tensors)
+        q, k, v = (t.transpose(1, 2)[0] for t in tensors)
         longest = max(s.lengths)
-        out = lk.flash_attn_varlen_func(*rows, bounds, bounds, longest, longest, causal=s.causal)
+        out = lk.flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest, causal=s.causal)
         assert isinstance(out, torch.Tensor)
         return out.unsqueeze(0).transpose(1, 2)
 

@@ -58,7 +58,7 @@ def make_optimizer(
     if lr is not None and not lr > 0:
         raise ValueError(f"{op}: lr must be positive, got {lr}")
     if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-        given = {} if lr is None else {"lr": lr}
+        given: dict[str, Any] = {} if lr is None else {"lr": lr}
         try:
             return optimizer(parameters, **given, **(options or {}))
         except TypeError as error:
@@ -91,7 +91,8 @@ def make_optimizer(
             f"{op}: optimizer must be a name, a torch optimizer or a function that makes one, "
             f"got {type(optimizer).__name__}"
         )
-    made = optimizer(parameters)
+    make: Any = optimizer
+    made = make(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(f"{op}: optimizer(parameters) must give a torch optimizer")
     return made
