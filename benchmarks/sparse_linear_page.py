@@ -122,21 +122,23 @@ def checks(rows: list[Row]) -> str:
     return text + (f"\nNot run in some cases: {reasons}." if reasons else "")
 
 
-def page(rows: list[Row], command: str, machine: str) -> str:
+def page(rows: list[Row], commands: list[str], machine: str, note: str) -> str:
     """The whole document."""
     first = rows[0]
     lines = [
         "# sparse_linear, measured",
         "",
-        f"{machine}; {first.threads} threads, torch {first.torch}, commit {first.commit},",
-        "one run of",
+        f"{machine}; {first.threads} thread(s), torch {first.torch}, commit {first.commit},",
+        "one run of" if len(commands) == 1 else "one run of each of",
         "",
-        f"    {command}",
+        *(f"    {command}" for command in commands),
         "",
+        *([note, ""] if note else []),
         "fp32 in and out; with int8 values the input is quantised in the call. Weights are colder",
         "than the L2 but fit the L3. Medians of interleaved calls on a shared machine: a ratio",
-        "may be off by a tenth. `bitmask` has its zeros anywhere, `n:m` is 2:4, a `block` is so",
-        "many outputs x 4 inputs. Written by `benchmarks/sparse_linear_page.py`.",
+        "may be off by a tenth, and by more when others compute on it. Below 1 sparse is slower.",
+        "`bitmask` has its zeros anywhere, `n:m` is 2:4, a `block` is so many outputs x 4 inputs.",
+        "Written by `benchmarks/sparse_linear_page.py`.",
         "",
         checks(rows),
         "",
@@ -157,13 +159,14 @@ def main() -> None:
     """Read the rows, write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="+", help="JSON files of lepton bench")
-    parser.add_argument("--command", required=True, help="what made them, for the page")
+    parser.add_argument("--command", action="append", required=True, help="what made them")
+    parser.add_argument("--note", default="", help="a sentence on how busy the machine was")
     parser.add_argument("--machine", help="how to call the machine (default: as in the rows)")
     parser.add_argument("--out", default=str(PAGE), help="(default: docs/sparse_linear.md)")
     given = parser.parse_args()
     rows = [row for path in given.rows for row in read_json(path)]
     machine = given.machine or rows[0].machine
-    Path(given.out).write_text(page(rows, given.command, machine), encoding="utf-8")
+    Path(given.out).write_text(page(rows, given.command, machine, given.note), encoding="utf-8")
     print(f"wrote {given.out}")
 
 

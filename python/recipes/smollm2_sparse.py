@@ -125,7 +125,6 @@ def run(smoke: bool, tokens: int, texts: int, recovery: bool) -> list[dict[str, 
     others = windows(tokenizer, pages[texts : 3 * texts], length)
     calibration = [{"input_ids": ids} for ids in others]
     one_token = {"input_ids": test[0][:, :1]}
-    include = "model.layers.0.*" if smoke else None
     rows = []
     for name, sparsity, pattern, recover in VARIANTS[:2] if smoke else VARIANTS:
         if recover and not recovery:
@@ -136,12 +135,7 @@ def run(smoke: bool, tokens: int, texts: int, recovery: bool) -> list[dict[str, 
             if dtype == torch.int8:
                 lt.quantize_(packed, "dynamic", exclude="lm_head")
             report = lt.pack_(
-                packed,
-                example_inputs=one_token,
-                dtype=dtype,
-                include=include,
-                exclude="lm_head",
-                rounds=7,
+                packed, example_inputs=one_token, dtype=dtype, exclude="lm_head", rounds=7
             )
             forms = [row.decision for row in report.rows]
             row = {
@@ -190,7 +184,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="generated in each run")
     parser.add_argument("--texts", type=int, default=4, help="to read; twice as many calibrate")
     parser.add_argument("--recover", action="store_true", help="one more variant, minutes")
-    parser.add_argument("--smoke", action="store_true", help="two variants, few tokens, one block")
+    parser.add_argument("--smoke", action="store_true", help="two variants, few tokens")
     given = parser.parse_args()
     tokens, texts = (4, 1) if given.smoke else (given.tokens, given.texts)
     rows = run(given.smoke, tokens, texts, given.recover)
