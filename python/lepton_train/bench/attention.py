@@ -186,9 +186,9 @@ def lepton(problem: Problem) -> Callable[..., torch.Tensor]:
         return decode
     if not s.lengths or s.pieces:
         return _in_parts(s, _plain(s))
-    bounds = torch.tensor(
-        [0, *itertools.accumulate(s.lengths)], dtype=torch.int32, device=problem.q.device
-    )
+    ends = [0, *itertools.accumulate(s.lengths)]
+    with torch.inference_mode(False):  # autograd saves it where training is timed
+        bounds = torch.tensor(ends, dtype=torch.int32, device=problem.q.device)
 
     def varlen(*tensors: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.transpose(1, 2)[0] for t in tensors)
