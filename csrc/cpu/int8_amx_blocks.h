@@ -1,5 +1,5 @@
 // Loops around AMX products of weights with one scale per column. Read inside the AMX target
-// region, behind int8_epilogue.h.
+// region, behind int8_epilogue.h and amx_tiles.h.
 //
 // A block is `height` x 2 tiles of sums, one high where all rows fit one tile. A product of tiles
 // takes as many cycles as its first operand has rows, so rows are shared out evenly: 20 rows make
@@ -12,38 +12,6 @@
 namespace {
 
 using lepton::Int8Block;
-
-constexpr int kTileRows = 16;
-constexpr int kTileBytes = 64;
-
-struct alignas(64) TileConfig {
-  uint8_t palette;
-  uint8_t start_row;
-  uint8_t reserved[14];
-  uint16_t column_bytes[16];
-  uint8_t rows[16];
-};
-static_assert(sizeof(TileConfig) == 64, "ldtilecfg reads 64 bytes");
-
-// Tiles 0-3 hold sums, 4-5 activations, 6-7 weights. Other libraries overwrite the configuration,
-// so each call sets it, and gives it back.
-class TileUse {
- public:
-  explicit TileUse(int rows) {
-    TileConfig config{};
-    config.palette = 1;
-    for (int t = 0; t < 8; ++t) {
-      config.column_bytes[t] = kTileBytes;
-      config.rows[t] = static_cast<uint8_t>(t < 6 ? rows : kTileRows);
-    }
-    // gcc's intrinsic claims to read 8 bytes: without this the stores above may be dropped.
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
-  }
-  ~TileUse() { _tile_release(); }
-  TileUse(const TileUse&) = delete;
-  TileUse& operator=(const TileUse&) = delete;
-};
 
 // Activations, and weights that do not stay in the L1, are loaded with the streaming hint: they
 // leave the L1 to what is used again.
@@ -238,14 +206,14 @@ class AmxBlocks {
   AmxBlocks(const Int8Linear& p, const Int8Block& block)
       : p_(p), block_(block), strip_bytes_(kStrip * p.layout.row_padded) {
     const int64_t rows = block.m_end - block.m_begin;
-    const int64_t blocks = (rows + height * kTileRows - 1) / (height * kTileRows);
+    const int64_t blocks = (rows + height * kTileRows16 - 1) / (height * kTileRows16);
     tile_rows_ = static_cast<int>((rows + height * blocks - 1) / (height * blocks));
     rows_ = height * tile_rows_;
     past_cache_ = goes_past_cache();
   }
 
   void run() {
-    const TileUse use(tile_rows_);
+    const TileScope use(tile_rows_);
     const int64_t rows = block_.m_end - block_.m_begin;
     const int64_t step = panel_rows(rows);
     for (int64_t m0 = block_.m_begin; m0 < block_.m_end; m0 += step) {
@@ -365,7 +333,7 @@ class AmxBlocks {
   }
 
   // At most `most` of the rows that wait. Inlined: a call at every step of k costs a tenth.
-  [[gnu::always_inline]] void finish_pending(int most = height * kTileRows) {
+  [[gnu::always_inline]] void finish_pending(int most = height * kTileRows16) {
     Pending& it = pending_;
     const int rows = it.rows < most ? it.rows : most;
     if (rows <= 0) return;
@@ -385,12 +353,12 @@ class AmxBlocks {
   int scale_in_use_ = 0;
   alignas(64) float scale_[2][kColumns];
   // Stored at the end of a block, when the rows of the block before have all been finished.
-  alignas(64) int32_t sums_[height * kTileRows * kColumns];
+  alignas(64) int32_t sums_[height * kTileRows16 * kColumns];
 };
 
 template <class Epilogue>
 void amx_linear(const Int8Linear& p, const Int8Block& block) {
-  if (block.m_end - block.m_begin <= kTileRows) {
+  if (block.m_end - block.m_begin <= kTileRows16) {
     AmxBlocks<1, Epilogue>(p, block).run();
   } else {
     AmxBlocks<2, Epilogue>(p, block).run();

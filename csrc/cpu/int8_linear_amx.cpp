@@ -27,6 +27,8 @@ LEPTON_TARGET_BEGIN_AMX
 
 #include "cpu/int8_weight_only.h"
 
+#include "cpu/amx_tiles.h"
+
 #include "cpu/int8_amx_blocks.h"
 
 namespace lepton {
@@ -112,12 +114,12 @@ class AmxTile {
   }
 
   static int even_rows(int64_t rows) {
-    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    const int64_t tiles = (rows + kTileRows16 - 1) / kTileRows16;
     return static_cast<int>((rows + tiles - 1) / tiles);
   }
 
   int tile_rows_;
-  TileUse use_;
+  TileScope use_;
 };
 
 void linear(const Int8Linear& p, const Int8Block& block) {
@@ -134,7 +136,7 @@ void linear(const Int8Linear& p, const Int8Block& block) {
 }  // namespace
 
 const Int8Kernels kInt8Amx = {
-    "amx",      1,      2 * kTileRows,     quantize_rows<Int8Operand>, quantize_rows<Int8Operand>,
+    "amx",      1,      2 * kTileRows16,   quantize_rows<Int8Operand>, quantize_rows<Int8Operand>,
     widen_rows, linear, weight_only_block,
 };
 
