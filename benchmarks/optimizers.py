@@ -51,7 +51,9 @@ def ways(name: str) -> dict[str, dict[str, Any] | None]:
 
 def distance(ours: list[nn.Parameter], truth: list[nn.Parameter]) -> float:
     """Greatest difference of two sets of weights."""
-    return max(float((a.double() - b).abs().max()) for a, b in zip(ours, truth, strict=True))
+    return max(
+        float((a.detach().double() - b).abs().max()) for a, b in zip(ours, truth, strict=True)
+    )
 
 
 def measure(name: str, rounds: int, seed: int) -> list[list[str]]:
