@@ -122,5 +122,8 @@ def test_train_ddp(tmp_path):
     assert two["losses"][:5] == pytest.approx(one["losses"][:5], rel=1e-3)
     assert abs(two["accuracy"] - one["accuracy"]) < 0.05
     assert all(part >= 0 for part in two["milliseconds"].values())
-    assert (tmp_path / "train_ddp.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "page.md").read_text()
+    assert "communication, ms" in page
+    assert f"{two['accuracy']:.4f}" in page
     assert "2 process(es): accuracy" in text
