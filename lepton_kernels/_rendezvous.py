@@ -15,7 +15,6 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,16 +47,11 @@ class Place:
         return (self.boot_id, self.pid_namespace)
 
 
-def anonymous_memory(size: int, prepare: Callable[[int, int], Any] | None = None) -> int:
-    """File descriptor of `size` zero bytes that no one can shrink; OSError if there is no room.
-
-    `prepare(descriptor, size)` may say what kind of memory the file gets, before it has any.
-    """
+def anonymous_memory(size: int) -> int:
+    """File descriptor of `size` zero bytes that no one can shrink; OSError if there is no room."""
     fd = os.memfd_create("lepton", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, size)
-        if prepare is not None:
-            prepare(fd, size)
         # Memory that is missing is missed now, not as a bus error in the middle of a step.
         os.posix_fallocate(fd, 0, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
@@ -118,11 +112,8 @@ class HostGroup:
         self._channels = channels  # the leader: one to each member; a member: one to the leader
         self._timeout = timeout
 
-    def share(
-        self, size: int, purpose: str, prepare: Callable[[int, int], Any] | None = None
-    ) -> int:
-        """Descriptor of one anonymous memory on all ranks; collective. `prepare` is as for
-        `anonymous_memory`.
+    def share(self, size: int, purpose: str) -> int:
+        """Descriptor of one anonymous memory on all ranks; collective.
 
         Raises:
             RendezvousError: on every rank, if a rank asks for another size, has died or memory
@@ -133,57 +124,34 @@ class HostGroup:
         error: str | None = None
         if self.index == 0:
             try:
-                fd = anonymous_memory(size, prepare)
+                fd = anonymous_memory(size)
             except OSError as reason:
                 error = f"cannot allocate {size} bytes of shared memory: {reason}"
-            error = self._agree(request, fd, error)
+            for peer, channel in enumerate(self._channels, start=1):
+                self._talk(peer, lambda c=channel: send(c, [request, error], fd))
+            for peer, channel in enumerate(self._channels, start=1):
+                theirs, _ = self._talk(peer, lambda c=channel: receive(c))
+                error = error or theirs
+            for peer, channel in enumerate(self._channels, start=1):
+                self._talk(peer, lambda c=channel: send(c, error))
         else:
-            (asked, error), fd = self._talk(0, lambda c: receive(c))
+            (asked, error), fd = self._talk(0, lambda: receive(self._channels[0]))
             if error is None and asked != request:
                 error = (
                     f"rank {self.ranks[0]} asks for {asked[1]} bytes ({asked[0]}), "
                     f"rank {self.ranks[self.index]} for {size} ({purpose})"
                 )
-            self._talk(0, lambda c: send(c, error))
-            # The leader finds out first who does not answer, and says so.
-            error, _ = self._talk(0, lambda c: receive(c), seconds=2 * self._timeout)
+            self._talk(0, lambda: send(self._channels[0], error))
+            error, _ = self._talk(0, lambda: receive(self._channels[0]))
         if error is not None or fd is None:
             if fd is not None:
                 os.close(fd)
             raise RendezvousError(error or "no descriptor came with the message")
         return fd
 
-    def _agree(self, request: list[Any], fd: int | None, error: str | None) -> str | None:
-        """The leader's part: the first error of any rank, which all that live are told."""
-        deadline = time.monotonic() + self._timeout
-        living = list(range(1, len(self._channels) + 1))
-
-        def ask(peer: int, action: Callable[[socket.socket], Any]) -> Any:
-            nonlocal error
-            try:
-                return self._talk(peer, action, seconds=deadline - time.monotonic())
-            except RendezvousError as gone:
-                living.remove(peer)
-                error = error or str(gone)
-                return None
-
-        for peer in list(living):
-            ask(peer, lambda c: send(c, [request, error], fd))
-        for peer in list(living):
-            answer = ask(peer, lambda c: receive(c))
-            error = error or (answer[0] if answer else None)
-        for peer in list(living):
-            ask(peer, lambda c: send(c, error))
-        return error
-
-    def _talk(
-        self, peer: int, action: Callable[[socket.socket], Any], seconds: float | None = None
-    ) -> Any:
-        channel = self._channels[peer - 1 if self.index == 0 else 0]
-        seconds = self._timeout if seconds is None else seconds
-        channel.settimeout(max(seconds, 0.001))
+    def _talk(self, peer: int, action: Any) -> Any:
         try:
-            return action(channel)
+            return action()
         except (EOFError, ConnectionError):
             raise RendezvousError(f"rank {self.ranks[peer]} has gone") from None
         except TimeoutError:

@@ -36,7 +36,6 @@ void register_shm_communicator(py::module_& module) {
   using release = py::call_guard<py::gil_scoped_release>;
   py::register_exception<shm::ShmError>(module, "ShmError", PyExc_RuntimeError);
   module.def("process_start_time", &shm::process_start_time);
-  module.def("shm_back_by_huge_pages", &shm::back_by_huge_pages, release());
   module.def("shm_control_bytes", &Communicator::control_bytes);
 
   py::class_<Region>(module, "ShmRegion", py::buffer_protocol()).def_buffer([](Region& region) {

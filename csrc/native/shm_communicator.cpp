@@ -1,5 +1,6 @@
 #include "native/shm_communicator.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -45,6 +46,17 @@ const char* kind_name(uint32_t kind) {
                                       "all_gather", "broadcast",  "gather_slices"};
   return kind < 7 ? names[kind] : "unknown collective";
 }
+
+Mapping::Mapping(int fd, size_t bytes) : data_(nullptr), bytes_(bytes) {
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (at == MAP_FAILED) {
+    throw ShmError("cannot map " + std::to_string(bytes) +
+                   " bytes of shared memory: " + std::strerror(errno));
+  }
+  data_ = static_cast<uint8_t*>(at);
+}
+
+Mapping::~Mapping() { munmap(data_, bytes_); }
 
 size_t Communicator::control_bytes(int ranks, size_t stage_bytes) {
   return round_up(Control::bytes(ranks), kPage) +

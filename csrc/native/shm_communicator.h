@@ -13,16 +13,22 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "native/shm_memory.h"
 #include "native/shm_peers.h"
 #include "native/shm_protocol.h"
 #include "params/bucket.h"
 
 namespace lepton::shm {
+
+// A peer died, hung, left or brought something else; or this process may not take part.
+class ShmError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 enum class Op : uint32_t { sum, avg };
 
@@ -32,6 +38,21 @@ const char* kind_name(uint32_t kind);
 struct Member {
   pid_t pid;
   uint64_t start_time;
+};
+
+// A mapping that every rank holds, unmapped with its last user.
+class Mapping {
+ public:
+  Mapping(int fd, size_t bytes);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  uint8_t* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  uint8_t* data_;
+  size_t bytes_;
 };
 
 struct Segment {

@@ -259,28 +259,6 @@ def test_nothing_is_left(ranks):
     assert set(Path("/dev/shm").iterdir()) <= before
 
 
-def huge_pages(rank, world):
-    comm = lk.ShmCommunicator(timeout=30)
-    bucket = comm.empty(3 << 20, torch.float32)
-    bucket.fill_(rank + 1)
-    comm.all_reduce(bucket)
-    assert bucket.eq(world * (world + 1) / 2).all()
-    kilobytes, ours = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:
-            ours = "memfd:lepton" in line
-        elif ours and line.startswith("ShmemPmdMapped:"):
-            kilobytes += int(line.split()[1])
-    return kilobytes
-
-
-def test_large_buckets_lie_in_huge_pages(ranks):
-    mapped = ranks(huge_pages, 2)
-    if not any(mapped):
-        pytest.skip("this kernel gives shared memory no huge pages (MADV_COLLAPSE, Linux 6.1)")
-    assert mapped[0] == mapped[1] > 0
-
-
 def bad_arguments(rank, world):
     comm = lk.ShmCommunicator(timeout=30)
     messages = {}
