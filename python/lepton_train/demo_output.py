@@ -37,7 +37,7 @@ def print_table(result: dict[str, Any]) -> None:
     console = require("rich.console", "lepton demo", "rich").Console()
     if not console.is_terminal:
         # Piped output would be folded at 80 columns.
-        console.width = 130
+        console.width = 150
     batch, tokens = result["batch"], result["tokens"]
     title = f"{result['model']}, {result['isa']}, {result['threads']} threads, {result['cpu']}"
     table = table_module.Table(title=title)

@@ -207,20 +207,26 @@ def _descend(dense: torch.Tensor, mask: torch.Tensor, damped: torch.Tensor) -> t
     """
     scale = damped.diagonal().sqrt()
     system = (damped / scale / scale[:, None]).float()
-    target = (dense * scale).float()
-    found = target * mask
-    residual = ((target - found) @ system) * mask
-    direction, size = residual, residual.square().sum(1, keepdim=True)
+    target, kept = (dense * scale).float(), mask.float()
+    found = target * kept
+    residual = ((target - found) @ system).mul_(kept)
+    direction, product = residual.clone(), torch.empty_like(residual)
+    size = _dots(residual, residual)
     tiny = torch.finfo(torch.float32).tiny
     for _ in range(_STEPS):
-        product = (direction @ system) * mask
-        step = size / (direction * product).sum(1, keepdim=True).clamp_min(tiny)
-        found = found + step * direction
-        residual = residual - step * product
-        before, size = size, residual.square().sum(1, keepdim=True)
-        direction = residual + size / before.clamp_min(tiny) * direction
+        torch.mm(direction, system, out=product).mul_(kept)
+        step = size / _dots(direction, product).clamp_min_(tiny)
+        found.addcmul_(step, direction)
+        residual.addcmul_(step, product, value=-1.0)
+        before, size = size, _dots(residual, residual)
+        direction.mul_(size / before.clamp_min_(tiny)).add_(residual)
     # Below the mask the dense weights stay, as everywhere.
     return torch.where(mask, found.double() / scale, dense)
+
+
+def _dots(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Product of each row of `a` with that of `b`, (rows, 1)."""
+    return (a * b).sum(1, keepdim=True)
 
 
 def _energy(weight: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
