@@ -17,6 +17,8 @@ from lepton_train.report import text_table
 # Steps of conjugate gradients where rows have masks of their own: within a hundredth of the least
 # error at condition numbers that inputs have once scaled.
 _STEPS = 16
+# Masks in a layer for which factorising each is no slower, and exact.
+_FACTORISATIONS = 64
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def recover_(
     To be called once after one-shot pruning by `prune_`, before training goes on: below its mask a
     layer still holds the dense weights. Each output feature is a least-squares problem on the
     inputs that the layer sees in the pruned model; masks stay as they are. Layers whose rows share
-    masks, and small ones, are solved exactly; others by conjugate gradients on all rows at once.
+    masks, and those of few rows, are solved exactly; others by conjugate gradients, all at once.
 
     Args:
         model (nn.Module): pruned by `prune_`; changed in place.
@@ -174,8 +176,7 @@ def _recover_layer(
     with torch.autocast(moment.device.type, enabled=False), torch.no_grad():
         # Rows of a block share their mask, and so the factorisation.
         patterns, owner = torch.unique(mask, dim=0, return_inverse=True)
-        factorisations = (patterns.sum(1).double() ** 3).sum().item() / 3
-        if factorisations <= _STEPS * 2 * mask.numel() * len(damped):
+        if len(patterns) <= max(_FACTORISATIONS, len(mask) // 16):
             original.copy_(_solve(dense, patterns, owner, damped))
         else:
             original.copy_(_descend(dense, mask, damped))
