@@ -120,11 +120,11 @@ def quantized(model: nn.Module) -> nn.Module:
 
 
 def packed(
-    model: nn.Module, dtype: torch.dtype, one_token: dict[str, torch.Tensor]
+    model: nn.Module, dtype: torch.dtype, one_token: dict[str, torch.Tensor], layers: str
 ) -> dict[str, Any]:
     """A packed copy, and what `pack_` measured on its linear layers with weights out of caches."""
     changed = quantized(model) if dtype == torch.int8 else copy.deepcopy(model)
-    report = lt.pack_(changed, example_inputs=one_token, dtype=dtype, exclude="lm_head", rounds=7)
+    report = lt.pack_(changed, example_inputs=one_token, dtype=dtype, include=layers, rounds=7)
     rows = [row for row in report.rows if row.name != "lm_head"]
     forms = [row.decision for row in rows]
     return {
@@ -146,6 +146,8 @@ def run(given: argparse.Namespace, found: list[dict[str, Any]]) -> dict[str, Any
     ids = windows(tokenizer, pages[texts : 2 * texts], length)
     one_token = {"input_ids": test[0][:, :1]}
     timed: list[dict[str, Any]] = []
+    # What is packed and recovered; all of them are pruned.
+    layers = "model.layers.0.*" if given.smoke else "model.layers.*"
     known = {(row["variant"], row["recovered"]) for row in found}
 
     def score(model: nn.Module, variant: str, recovered: bool) -> None:
@@ -168,11 +170,13 @@ def run(given: argparse.Namespace, found: list[dict[str, Any]]) -> dict[str, Any
             score(plain, variant, False)
         for dtype in (torch.float32, torch.int8):
             values = str(dtype).removeprefix("torch.")
-            timed.append({"variant": variant, "values": values, **packed(plain, dtype, one_token)})
+            timed.append(
+                {"variant": variant, "values": values, **packed(plain, dtype, one_token, layers)}
+            )
         if sparsity and (variant, True) not in known:
             lt.recover_(
                 pruned, lambda m: calibrate(ids, m), passes=1 if given.smoke else PASSES,
-                include="model.layers.0.*" if given.smoke else None,
+                include=layers,
             )  # fmt: skip
             score(lt.make_permanent_(pruned), variant, True)
     prompt, tokens = test[0][:, :16], 4 if given.smoke else given.tokens
