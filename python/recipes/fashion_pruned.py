@@ -168,7 +168,7 @@ def run(given: argparse.Namespace, seed: int, epochs: int) -> dict[str, Any]:
         row["score"] = scores[row["step"]]
         times = ", ".join(f"{row[f'ms_{count}']:.3f} ms for {count}" for count in IMAGES)
         print(f"seed {seed}, {row['step']}: accuracy {row['score']:.4f}; {times}", flush=True)
-    return {"seed": seed, "rows": rows, "forms": forms}
+    return {"seed": seed, "patterns": given.pattern, "rows": rows, "forms": forms}
 
 
 def page(path: Path, results: list[dict[str, Any]], epochs: int) -> Path:
@@ -202,7 +202,8 @@ def page(path: Path, results: list[dict[str, Any]], epochs: int) -> Path:
         Path(__file__),
         title="A network on Fashion-MNIST with a tenth of its weights",
         line="python python/recipes/fashion_pruned.py --out fashion/ "
-        f"--seeds {' '.join(str(result['seed']) for result in results)} --epochs {epochs}",
+        f"--seeds {' '.join(str(result['seed']) for result in results)} --epochs {epochs} "
+        f"--pattern {' '.join(results[0]['patterns'])}",
         tables=[(heads, rows_over_seeds(runs, forms))],
         notes=[
             f"784 - 1024 - 1024 - 10 in float32, {epochs} epochs (bfloat16 products where the CPU "
