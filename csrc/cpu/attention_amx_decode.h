@@ -54,17 +54,17 @@ class TileProducts {
   static constexpr int kPlanes = bf16 ? 1 : 2;
   static constexpr int kQueryBytes = 4 * kFewRows * kPlanes;  // of a row of the query's tile
   static constexpr int64_t kMostDim = 256;
-  static constexpr int kSteps = kDecodeKeys / kChunk;  // tiles of the weights of a block
+  static constexpr int kKeys = kChunk;  // of a block: one tile of weights
 
   TileProducts(const Attention& p, int rows, Arena& arena)
       : dim_(p.head_dim),
         value_dim_(p.value_dim),
         rows_(rows),
-        key_rows_(arena.take<char>(kDecodeKeys * kChunkBytes * (p.head_dim / kChunk))),
+        key_rows_(arena.take<char>(kKeys * kChunkBytes * (p.head_dim / kChunk))),
         zeros_(arena.take<char>(kChunkBytes * (p.value_dim / kChunk))),
-        columns_(arena.take<float>(kDecodeKeys * kFewRows * kPlanes)),
-        values_(arena.take<char>(kSteps * 1024 * kGroup * (p.value_dim / kChunk))),
-        weights_(arena.take<char>(kSteps * 1024)),
+        columns_(arena.take<float>(kKeys * kFewRows * kPlanes)),
+        values_(arena.take<char>(1024 * kGroup * (p.value_dim / kChunk))),
+        weights_(arena.take<char>(1024)),
         sums_(arena.take<int32_t>(bf16 ? 0 : p.value_dim * 16)) {
     if (zeros_) std::memset(zeros_, 0, static_cast<size_t>(kChunkBytes * (value_dim_ / kChunk)));
   }
@@ -115,7 +115,7 @@ class TileProducts {
     const int count = (keys.count + 15) / 16;
     Rows16 rows[4];
     for (int i = 0; i < count; ++i) rows[i] = rows_from(keys, 16 * i);
-    ahead.begin(2, 4 * (dim_ / kChunk));
+    ahead.begin(2, kKeys / 16 * (dim_ / kChunk));
     tiles_read_memory();
     _tile_zero(0);
     _tile_zero(1);
@@ -124,8 +124,8 @@ class TileProducts {
     for (int64_t c = 0; c < dim_ / kChunk; ++c) {
       _tile_loadd(4, tiles + c * 16 * kQueryBytes, kQueryBytes);
 #define LEPTON_SCORES(tile)                                                \
-  ahead.step();                                                            \
   if (tile < count) {                                                      \
+    ahead.step();                                                          \
     _tile_loadd(5, rows[tile].first + c * kChunkBytes, rows[tile].stride); \
     if constexpr (bf16) {                                                  \
       _tile_dpbf16ps(tile, 5, 4);                                          \
@@ -142,8 +142,10 @@ class TileProducts {
     constexpr int kTileColumns = 16 * kFewRows * kPlanes;
     _tile_stored(0, columns_, kQueryBytes);
     _tile_stored(1, columns_ + kTileColumns, kQueryBytes);
-    _tile_stored(2, columns_ + 2 * kTileColumns, kQueryBytes);
-    _tile_stored(3, columns_ + 3 * kTileColumns, kQueryBytes);
+    if constexpr (kKeys > 32) {
+      _tile_stored(2, columns_ + 2 * kTileColumns, kQueryBytes);
+      _tile_stored(3, columns_ + 3 * kTileColumns, kQueryBytes);
+    }
     tiles_read_memory();
     for (int j = 0; j < 16 * count; j += 8) {
       if (!bf16) join_planes(j);
@@ -159,31 +161,26 @@ class TileProducts {
 
   void add_values(const float* weights, const DecodeKeys& values, float* out, Ahead& ahead) const {
     float factor[kFewRows];
-    const int steps = (values.count + kChunk - 1) / kChunk;
-    ahead.begin(5, steps * 16 + value_dim_ / 16);
+    ahead.begin(5, 16 + value_dim_ / 16);
     for (int r = 0; r < rows_; ++r) {
       factor[r] = pack_weights(weights + r * kDecodeKeys, values.count, r);
     }
-    for (int g = 0; g < steps * 16; ++g) {
+    for (int g = 0; g < 16; ++g) {
       ahead.step();
       interleave(values, g);
     }
     tiles_read_memory();
-    if (!bf16) _tile_loadd(7, weights_, kTileBytes);
+    _tile_loadd(7, weights_, kTileBytes);
     for (int64_t n = 0; n < value_dim_ / 16; ++n) {
       ahead.step();
-      const char* tiles = values_ + n * kSteps * 1024;
       if constexpr (bf16) {
         _tile_loadd(6, out + n * 16, value_dim_ * 4);
-        for (int i = 0; i < steps; ++i) {
-          _tile_loadd(7, weights_ + i * 1024, kTileBytes);
-          _tile_loadd(5, tiles + i * 1024, kTileBytes);
-          _tile_dpbf16ps(6, 7, 5);
-        }
+        _tile_loadd(5, values_ + n * 1024, kTileBytes);
+        _tile_dpbf16ps(6, 7, 5);
         _tile_stored(6, out + n * 16, value_dim_ * 4);
       } else {
         _tile_zero(6);
-        _tile_loadd(5, tiles, kTileBytes);
+        _tile_loadd(5, values_ + n * 1024, kTileBytes);
         _tile_dpbssd(6, 7, 5);
         _tile_stored(6, sums_ + n * 256, kTileBytes);
       }
@@ -252,16 +249,16 @@ class TileProducts {
     char* to = weights_ + r * kTileBytes;
     const int end = static_cast<int>(padded_to(count, F32::width));
     if constexpr (bf16) {
-      for (int j = 0; j < kDecodeKeys; j += F32::width) {
+      for (int j = 0; j < kKeys; j += F32::width) {
         const F32 x = j < end ? f32_load(weights + j) : f32_zero();
-        f32_store_bf16(reinterpret_cast<uint16_t*>(to + j / kChunk * 1024 + j % kChunk * 2), x);
+        f32_store_bf16(reinterpret_cast<uint16_t*>(to + j * 2), x);
       }
       return 1.0f;
     } else {
       const float most = largest(weights, end);
       const float up = most > 0.0f ? kPlanesOne / most : 0.0f;
       auto* high = reinterpret_cast<int8_t*>(to);
-      for (int j = 0; j < kDecodeKeys; j += F32::width) {
+      for (int j = 0; j < kKeys; j += F32::width) {
         const F32 x = j < end ? f32_mul(f32_load(weights + j), f32_set(up)) : f32_zero();
         split_planes(x, high + j, high + rows_ * kTileBytes + j);
       }
@@ -276,8 +273,8 @@ class TileProducts {
       const int j = g * kGroup + i;
       row[i] = j < values.count ? values.rows[j] + values.offset : zeros_;
     }
-    char* to = values_ + g / 16 * 1024 + g % 16 * kTileBytes;
-    constexpr int64_t kStep = kSteps * 1024;
+    char* to = values_ + g * kTileBytes;
+    constexpr int64_t kStep = 1024;
     for (int64_t c = 0; c < value_dim_ / kChunk; ++c, to += kGroup * kStep) {
       __m512i x[kGroup];
       for (int i = 0; i < kGroup; ++i) x[i] = _mm512_loadu_si512(row[i] + c * kChunkBytes);

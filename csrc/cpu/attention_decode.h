@@ -1,10 +1,11 @@
 // Decoding: a few rows against many keys. The time is that of reading keys and values once, so they
 // go from memory, in their own dtype, straight into the products. A task takes key heads whose rows
 // lie behind each other, block of keys by block, and asks for the next block in the order of memory
-// while it works on this one. Read behind attention_forward.h.
+// while it works on this one. Blocks are small: a core's prefetcher follows some 32 pages. Read
+// behind attention_forward.h.
 namespace {
 
-constexpr int kDecodeKeys = 64;
+constexpr int kDecodeKeys = 64;  // most of a block
 constexpr int kFewRows = 8;
 constexpr int kRowsAtOnce = 4;
 
@@ -55,6 +56,7 @@ template <DType dtype_>
 class VectorProducts {
  public:
   static constexpr DType dtype = dtype_;
+  static constexpr int kKeys = 16;  // of a block
 
   VectorProducts(const Attention& p, int rows, Arena&)
       : dim_(p.head_dim), value_dim_(p.value_dim), rows_(rows) {}
@@ -215,8 +217,8 @@ class Decode {
     for (int64_t h = 0; h < t_.decode_heads; ++h) start(h);
     DecodeBlock *now = blocks_, *next = blocks_ + 1;
     point(range.lo, range.hi, *now);
-    for (int64_t key = range.lo; key < range.hi; key += kDecodeKeys) {
-      point(key + kDecodeKeys, range.hi, *next);
+    for (int64_t key = range.lo; key < range.hi; key += Products::kKeys) {
+      point(key + Products::kKeys, range.hi, *next);
       block(*now, *next);
       DecodeBlock* done = now;
       now = next, next = done;
@@ -255,7 +257,7 @@ class Decode {
   void point(int64_t first, int64_t end, DecodeBlock& block) const {
     const int64_t left = end - first;
     block.first = first;
-    block.count = left <= 0 ? 0 : static_cast<int>(left < kDecodeKeys ? left : kDecodeKeys);
+    block.count = left <= 0 ? 0 : static_cast<int>(left < Products::kKeys ? left : Products::kKeys);
     for (int j = 0; j < block.count; ++j) {
       const int64_t k = key_offset(p_, t_, p_.k_stride, first + j);
       const int64_t v = key_offset(p_, t_, p_.v_stride, first + j);
