@@ -125,10 +125,10 @@ def test_every_criterion(task, criterion):
 
 def test_blocks_of_a_given_shape(task):
     model, data = task
-    step = {"sparsity": 0.5, "pattern": "block", "outputs": 16, "inputs": 64, "include": ["layers"]}
+    step = {"sparsity": 0.5, "pattern": "block", "outputs": 32, "inputs": 4, "include": ["layers"]}
     small, _ = lt.compress(model, {"steps": [{"prune": step}]}, data=data, **QUIET)
     for layer in small.layers:
-        kept = (layer.weight != 0).unflatten(1, (-1, 64)).unflatten(0, (-1, 16))
+        kept = (layer.weight != 0).unflatten(1, (-1, 4)).unflatten(0, (-1, 32))
         blocks = kept.float().mean((1, 3))
         assert set(blocks.flatten().tolist()) == {0.0, 1.0}
 
