@@ -1,7 +1,9 @@
-// Forward kernel in bfloat16 tiles: strips of 32 rows pass over items of 64 or 128 keys. Scores,
-// weights and output of an item come one after another: for some 200 cycles after any tile
-// instruction a core issues one instruction on 512 bits a cycle instead of two, so that vector work
-// beside tile work gains nothing. Read behind attention_forward.h and attention_amx_scores.h.
+// Forward kernel in bfloat16 tiles: strips of 32 rows pass over blocks of 128 keys. Scores become
+// weights 64 keys at a time, which fit L1 with all they come from: a store to a line that L1 lacks
+// takes four times as long. Tile and vector work come one after another: for some 200 cycles after
+// any tile instruction a core issues one instruction on 512 bits a cycle instead of two, so that
+// vector work beside tile work gains nothing. Read behind attention_forward.h and
+// attention_amx_scores.h.
 namespace {
 
 class AmxForward {
@@ -11,10 +13,9 @@ class AmxForward {
         t_(t),
         head_steps_(steps_of(p.head_dim)),
         value_steps_(steps_of(p.value_dim)),
-        // All that an item of 64 keys touches fits L1; of wider heads, no item does.
-        item_steps_(head_steps_ + value_steps_ > 4 ? kKeySteps : 2),
         scores_(p, t, arena),
         s_(arena.take<float>(kStrip * kKeys)),
+        weights_(arena.take<uint16_t>(kStrip * kKeys)),
         q_(arena.take<uint16_t>(kBlockRows * 32 * head_steps_)),
         out_(arena.take<float>(kBlockRows * 32 * value_steps_)),
         most_(arena.take<float>(kBlockRows)),
@@ -55,6 +56,7 @@ class AmxForward {
   // Weights are kept relative to a score that is the largest of a row's first keys. Where 16 sums
   // of an item's weights exceed this, a larger score takes its place.
   static constexpr float kMostWeight = 256.0f;
+  static constexpr int kPart = 2;            // steps whose scores become weights together
   static constexpr float kNoWeight = -1.0f;  // of a row that has seen no key
 
   struct Item {
@@ -99,20 +101,12 @@ class AmxForward {
       }
       for (int i = 0; i < strips_; ++i) {
         for (int64_t b = chunk; b < chunk_end; ++b) {
-          Block block;
-          if (!scores_.block(lanes_[i], b * kKeys, block)) continue;
-          const int to = block.to;
-          for (; block.from < to; block.from = block.to) {
-            block.to = (block.from / item_steps_ + 1) * item_steps_;
-            if (block.to > to) block.to = to;
-            block.hides = hides(lanes_[i], block);
-            const Item next{i, lanes_[i].rows > 16 ? 32 : 16, block,
-                            packed + (b - chunk) * block_halves(p_)};
-            if (next.rows > 16) {
-              item<2>(next);
-            } else {
-              item<1>(next);
-            }
+          Item next{i, lanes_[i].rows > 16 ? 32 : 16, {}, packed + (b - chunk) * block_halves(p_)};
+          if (!scores_.block(lanes_[i], b * kKeys, next.block)) continue;
+          if (next.rows > 16) {
+            item<2>(next);
+          } else {
+            item<1>(next);
           }
         }
       }
@@ -126,17 +120,32 @@ class AmxForward {
 
   template <int tiles>
   void item(const Item& x) {
-    tiles_read_memory();
-    rows_by_keys<tiles>(q_ + x.strip * kStrip * 32 * head_steps_, x.packed, head_steps_,
-                        x.block.from, x.block.to, s_);
-    if (scores_.changes() || x.block.hides) {
-      scores_.adjust(lanes_[x.strip], x.block, s_, nullptr);
+    int values_from = x.block.from;
+    for (Item part = x; part.block.from < x.block.to; part.block.from = part.block.to) {
+      Block& block = part.block;
+      block.to = (block.from / kPart + 1) * kPart;
+      if (block.to > x.block.to) block.to = x.block.to;
+      block.hides = x.block.hides && hides(lanes_[x.strip], block);
+      tiles_read_memory();
+      rows_by_keys<tiles>(q_ + x.strip * kStrip * 32 * head_steps_, x.packed, head_steps_,
+                          block.from, block.to, scores_of(block));
+      if (scores_.changes() || block.hides) {
+        scores_.adjust(lanes_[x.strip], block, scores_of(block), nullptr);
+      }
+      if (!based_[x.strip]) first_base(part);
+      uint32_t grown = weigh(part, 0, x.rows);
+      if (grown && values_from < block.from) {
+        values<tiles>(x, values_from, block.from);
+        values_from = block.from;
+      }
+      for (; grown; grown &= grown - 1) grow(part, __builtin_ctz(grown));
     }
-    if (!based_[x.strip]) first_base(x);
-    for (uint32_t grown = weigh(x, 0, x.rows); grown; grown &= grown - 1) {
-      grow(x, __builtin_ctz(grown));
-    }
-    values<tiles>(x);
+    values<tiles>(x, values_from, x.block.to);
+  }
+
+  // All parts of a block take the same place.
+  float* scores_of(const Block& block) const {
+    return s_ + (kKeySteps - kPart - block.from / kPart * kPart) * 2 * kTileFloats;
   }
 
   void load_queries(int i) {
@@ -155,28 +164,26 @@ class AmxForward {
   float* out(int strip) { return out_ + strip * kStrip * 32 * value_steps_; }
 
   template <int tiles>
-  void values(const Item& x) {
+  void values(const Item& x, int from, int to) {
     tiles_read_memory();
-    const Product product{reinterpret_cast<const uint16_t*>(s_),
-                          kKeyTiles * 2 * kTileFloats,
-                          4 * kTileFloats,
+    const Product product{weights_,
+                          kKeySteps * kTileHalves,
+                          kTileHalves,
                           x.packed + key_block_halves(p_.head_dim),
                           kKeySteps * 2 * kTileHalves,
                           2 * kTileHalves,
                           out(x.strip),
                           2 * value_steps_ * kTileFloats,
                           value_steps_,
-                          x.block.from,
-                          x.block.to};
+                          from,
+                          to};
     multiply_tiles<tiles>(product, started_[x.strip]);
     started_[x.strip] = true;
   }
 
-  float* row_at(int r) const { return s_ + r / 16 * kKeyTiles * kTileFloats + r % 16 * 16; }
-
   // Largest scores of a row in 16 lanes.
   F32 largest(const Item& x, int row) const {
-    const float* s = row_at(row);
+    const float* s = scores_of(x.block) + row / 16 * kKeyTiles * kTileFloats + row % 16 * 16;
     F32 top = f32_load(s + 2 * x.block.from * kTileFloats);
     for (int n = 2 * x.block.from + 1; n < 2 * x.block.to; ++n) {
       top = f32_max(top, f32_load(s + n * kTileFloats));
@@ -226,9 +233,7 @@ class AmxForward {
   // Rows [begin, end) to weights. Returns those whose sums grow too large, to be left to `grow`.
   uint32_t weigh(const Item& x, int begin, int end) {
     if (p_.dropout_below) return weigh_rows<0, true>(x, begin, end);
-    const int steps = x.block.to - x.block.from;
-    if (steps == 2) return weigh_rows<2, false>(x, begin, end);
-    if (steps == kKeySteps) return weigh_rows<kKeySteps, false>(x, begin, end);
+    if (x.block.to - x.block.from == kPart) return weigh_rows<kPart, false>(x, begin, end);
     return weigh_rows<0, false>(x, begin, end);
   }
 
@@ -239,10 +244,11 @@ class AmxForward {
     const int from = x.block.from, count = steps ? steps : x.block.to - from;
     const Lanes& lanes = lanes_[x.strip];
     const F32 factor = f32_set(scores_.factor()), scale = f32_set(p_.dropout_scale);
+    const float* scores = scores_of(x.block) + 2 * from * kTileFloats;
     uint32_t grown = 0;
     for (int row = begin; row < end; ++row) {
-      float* s = row_at(row) + 2 * from * kTileFloats;
-      __m512bh pairs[steps ? steps : kKeySteps];
+      const float* s = scores + row / 16 * kKeyTiles * kTileFloats + row % 16 * 16;
+      uint16_t* to = weights_ + (row / 16 * kKeySteps + from) * kTileHalves + row % 16 * 32;
       const int at = x.strip * kStrip + row;
       const F32 base = f32_set(base_[at]);
       F32 sum = f32_zero(), other = f32_zero();
@@ -262,15 +268,12 @@ class AmxForward {
           first = {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits), first.v, scale.v)};
           second = {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits >> 16), second.v, scale.v)};
         }
-        pairs[t] = _mm512_cvtne2ps_pbh(second.v, first.v);
+        store_pair(to + t * kTileHalves, first, second);
       }
       sum = f32_add(sum, other);
       if (_mm512_cmp_ps_mask(sum.v, _mm512_set1_ps(limit_[at]), _CMP_GT_OQ)) {
         grown |= 1u << row;
       } else {
-        for (int t = 0; t < count; ++t) {
-          std::memcpy(s + 2 * t * kTileFloats, pairs + t, sizeof pairs[t]);
-        }
         f32_store(sum_ + at * 16, f32_add(f32_load(sum_ + at * 16), sum));
       }
     }
@@ -359,10 +362,9 @@ class AmxForward {
   const Attention& p_;
   const AttentionTask& t_;
   const int64_t head_steps_, value_steps_;
-  const int item_steps_;  // of 32 keys
   AmxScores scores_;
   float* s_;
-  uint16_t* q_;
+  uint16_t *weights_, *q_;
   float *out_, *most_, *base_, *limit_, *sum_;
   Lanes* lanes_;
   uint16_t* own_;
