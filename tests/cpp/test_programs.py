@@ -13,8 +13,12 @@ ROOT = FOLDER.parents[1]
 # The numerics of setup.py; -Wno-psabi for 64-byte structs passed by value.
 FLAGS = ["-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-ffp-contract=off",
          "-fno-math-errno", "-pthread"]  # fmt: skip
+EMULATED = ["-DLEPTON_EMULATE_ISA", "-O1"]  # -O3 compiles for minutes
 EXTRA = {
-    "emulate_check": ["-DLEPTON_EMULATE_ISA", "-O1"],  # -O3 compiles for minutes
+    "emulate_amx_check": EMULATED,
+    "emulate_floats_check": EMULATED,
+    "emulate_integers_check": EMULATED,
+    "emulate_moves_check": EMULATED,
     "activation_check": ["-DLEPTON_EMULATE_ISA", "-DLEPTON_CHECK_AVX512"],
 }
 
