@@ -18,8 +18,7 @@ import lepton_train as lt
 import torch
 from lepton_train.architectures import load_text_classifier, shallower
 from lepton_train.compression.chain import saved_bytes
-from lepton_train.recipe_page import write_page
-from lepton_train.report import text_table
+from lepton_train.recipe_page import show_table
 from lepton_train.timing import interleaved
 from torch import nn
 
@@ -82,22 +81,18 @@ def main(argv: list[str] | None = None) -> int:
     for depth in (6, 3):
         rows += measure(f"MiniLM, {depth} layers", shallower(model, depth).eval(), batch,
                         arguments.rounds)  # fmt: skip
-    print(text_table(HEADS, rows))
-    if arguments.page:
-        write_page(
-            arguments.page,
-            __file__,
-            title="A text classifier, step by step",
-            line="python benchmarks/classifier_steps.py --page docs/classifier_steps.md",
-            tables=[(HEADS, rows)],
-            notes=[
-                f"One batch of {arguments.texts} movie reviews of at most {arguments.length} "
-                f"tokens (padded to {batch['input_ids'].shape[1]}). Medians, in turn in one "
-                "process; MB are weights as they are saved, the word embeddings (46.9 MB in "
-                "float32) included."
-            ],
-        )
-        print(f"wrote {arguments.page}")
+    show_table(
+        arguments.page,
+        __file__,
+        title="A text classifier, step by step",
+        heads=HEADS,
+        rows=rows,
+        notes=[
+            f"One batch of {arguments.texts} movie reviews of at most {arguments.length} tokens "
+            f"(padded to {batch['input_ids'].shape[1]}). Medians, in turn in one process; MB are "
+            "weights as they are saved, the word embeddings (46.9 MB in float32) included."
+        ],
+    )
     return 0
 
 

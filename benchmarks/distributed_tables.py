@@ -2,9 +2,8 @@
 
     lepton bench bucket --json rows.json           (or python -m lepton_train.bench bucket ...)
     sudo python benchmarks/two_hosts.py --json hosts.json
-    python python/recipes/train_ddp.py --out ddp --seeds 0 1 2
-    python benchmarks/distributed_tables.py rows.json hosts.json [ddp/report.json] \\
-      docs/distributed.md
+    python tools/kill_ranks.py --markdown kills.md
+    python benchmarks/distributed_tables.py rows.json hosts.json kills.md docs/distributed.md
 
 Replaces what stands between `<!-- measured -->` and `<!-- end -->` in the document.
 """
@@ -12,7 +11,6 @@ Replaces what stands between `<!-- measured -->` and `<!-- end -->` in the docum
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,28 +52,9 @@ def bench_tables(rows: list[dict[str, Any]]) -> list[str]:
     return [head, "", *lines, *steps]
 
 
-def recipe_table(runs: list[dict[str, Any]]) -> list[str]:
-    """Accuracy and the parts of a step, one process beside several."""
-    lines = [
-        "| processes | accuracy, mean (range) | computation | communication | waiting |",
-        "|---|---|---|---|---|",
-    ]
-    for processes in dict.fromkeys(run["processes"] for run in runs):
-        mine = [run for run in runs if run["processes"] == processes]
-        scores = [run["accuracy"] for run in mine]
-        parts = [
-            f"{statistics.mean(run['milliseconds'][part] for run in mine):.2f} ms"
-            for part in mine[0]["milliseconds"]
-        ]
-        spread = f"{min(scores):.4f} to {max(scores):.4f}"
-        accuracy = f"{statistics.mean(scores):.4f} ({spread})"
-        lines.append(f"| {processes} | {accuracy} | {' | '.join(parts)} |")
-    return lines
-
-
 def main(arguments: list[str]) -> None:
     """See the file's docstring."""
-    rows, hosts, *recipe, document = (Path(argument) for argument in arguments)
+    rows, hosts, kills, document = (Path(argument) for argument in arguments)
     bench = json.loads(rows.read_text())
     parts = [
         "### One host",
@@ -86,9 +65,7 @@ def main(arguments: list[str]) -> None:
         "",
         *tables(json.loads(hosts.read_text())),
     ]
-    for report in recipe:
-        parts += ["", "### Fashion-MNIST by `train_ddp.py`", ""]
-        parts += recipe_table(json.loads(report.read_text())["runs"])
+    parts += ["", "### Killed ranks", "", kills.read_text().strip()]
     text = document.read_text()
     before, rest = text.split(BEGIN)
     document.write_text(

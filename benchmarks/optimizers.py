@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lepton_train.recipe_page import write_page
-from lepton_train.report import text_table
+from lepton_train.recipe_page import show_table
 from lepton_train.timing import interleaved
 from lepton_train.training.optimizers import _CLASSES, make_optimizer
 from torch import nn
@@ -111,22 +110,19 @@ def main(argv: list[str] | None = None) -> int:
         row for name in arguments.optimizers
         for row in measure(name, arguments.rounds, arguments.seed)
     ]  # fmt: skip
-    print(text_table(HEADS, rows))
-    if arguments.page:
-        count = sum(torch.Size(shape).numel() for shape in SHAPES) / 1e6
-        write_page(
-            arguments.page,
-            __file__,
-            title="Steps of the optimisers",
-            line="python benchmarks/optimizers.py --page docs/optimizers.md",
-            tables=[(HEADS, rows)],
-            notes=[
-                f"{count:.1f} million float32 weights of the shapes of all-MiniLM-L6-v2. Medians, "
-                "in turn in one process. Match: after three steps as near to a float64 run as "
-                "torch's plain loop, within a factor of 2. torch's default on the CPU is the loop.",
-            ],
-        )
-        print(f"wrote {arguments.page}")
+    count = sum(torch.Size(shape).numel() for shape in SHAPES) / 1e6
+    show_table(
+        arguments.page,
+        __file__,
+        title="Steps of the optimisers",
+        heads=HEADS,
+        rows=rows,
+        notes=[
+            f"{count:.1f} million float32 weights of the shapes of all-MiniLM-L6-v2. Medians, in "
+            "turn in one process. Match: after three steps as near to a float64 run as torch's "
+            "plain loop, within a factor of 2. torch's default on the CPU is the loop.",
+        ],
+    )
     return 0
 
 

@@ -1,13 +1,13 @@
 """Training over a slow network: two network namespaces joined by a link held to 1 Gbit/s.
 
-    sudo python benchmarks/two_hosts.py [--mbit 1000] [--json FILE]
+    sudo python benchmarks/two_hosts.py [--mbit 1000] [--only step|fashion] [--json FILE]
 
 Rank 0 and rank 1 live in a namespace each and see each other through a pair of virtual Ethernet
 devices that `tc` slows down. Both use torch.distributed (gloo); shared memory is switched off.
 Every way of averaging takes its turn in each round, so that the ratios come from one run. Also
 trains a small network on Fashion-MNIST, where Debian's dataset-fashion-mnist is installed, with and
-without compression, from several seeds. Needs root, `ip` and `tc`; says why and ends with status 0
-where that is not allowed.
+without compression, from several seeds; `--only fashion` adds that to what the file holds. Needs
+root, `ip` and `tc`; says why and ends with status 0 where that is not allowed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOSTS = ("lepton_a", "lepton_b")
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
 PORT = "29653"
 LAYERS, WIDTH, BATCH, ROUNDS = 16, 1024, 32, 7
-EPOCHS, SEEDS, GLOBAL_BATCH = 3, (0, 1, 2), 256
+EPOCHS, SEEDS, GLOBAL_BATCH = 3, (0, 1, 2, 3, 4), 256
 WAYS = ("ddp_fp32", "fp32", "bf16", "int8", "powersgd")
 FASHION_WAYS = ("fp32", "bf16", "int8")
 
@@ -63,7 +63,7 @@ def part_hosts() -> None:
         subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
 
 
-def run_ranks(quick: bool) -> dict[str, Any]:
+def run_ranks(only: str | None) -> dict[str, Any]:
     """Start both ranks and return what rank 0 measured."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
@@ -79,7 +79,7 @@ def run_ranks(quick: bool) -> dict[str, Any]:
                 "OMP_NUM_THREADS": "1",
             }
             own = [sys.executable, "-P", __file__, "--rank-result", str(result)]
-            command = ["ip", "netns", "exec", host, *own, *(["--quick"] if quick else [])]
+            command = ["ip", "netns", "exec", host, *own, *(["--only", only] if only else [])]
             ranks.append(subprocess.Popen(command, env=environment))
         try:
             codes = [rank.wait() for rank in ranks]
@@ -174,22 +174,24 @@ def fashion_losses() -> dict[str, list[dict[str, float]]]:
     return results
 
 
-def measure(result: Path, quick: bool) -> None:
+def measure(result: Path, only: str | None) -> None:
     """What each rank does."""
     import torch
     import torch.distributed as dist
     from lepton_train.distributed import join_torchrun
+    from lepton_train.recipe_page import version_of
 
     torch.set_num_threads(1)
     join_torchrun()
-    found: dict[str, Any] = {"step": step_seconds()}
-    if quick:
-        found["fashion_skipped"] = "--quick"
-    else:
+    found: dict[str, Any] = {}
+    where = f"torch {torch.__version__}, lepton-kernels {version_of(__file__)}"
+    if only != "fashion":
+        found |= {"step": step_seconds(), "step_at": where}
+    if only != "step":
         try:
-            found["fashion"] = fashion_losses()
+            found |= {"fashion": fashion_losses(), "fashion_at": where}
         except FileNotFoundError as reason:
-            found["fashion_skipped"] = str(reason)
+            print(f"Fashion-MNIST skipped: {reason}", file=sys.stderr)
     if dist.get_rank() == 0:
         result.write_text(json.dumps(found))
     dist.barrier()
@@ -197,38 +199,52 @@ def measure(result: Path, quick: bool) -> None:
     os._exit(0)  # the threads of gloo may complain about who leaves first
 
 
-def tables(found: dict[str, Any]) -> list[str]:
-    """What was measured, as Markdown."""
+def step_table(found: dict[str, Any]) -> list[str]:
+    """Steps, each beside DDP's."""
     base = found["step"]["ddp_fp32"]
     what = f"{LAYERS} linear layers, batch {BATCH}, {found['mbit']} Mbit/s"
-    lines = [f"| {what} | ms a step | times DDP |", "|---|---|---|"]
+    lines = [found["step_at"] + ".", "", f"| {what} | ms a step | times DDP |", "|---|---|---|"]
     for way, seconds in found["step"].items():
         lines.append(f"| {way} | {1e3 * seconds:.0f} | {base / seconds:.2f} |")
-    if "fashion" not in found:
-        return [*lines, "", f"Fashion-MNIST skipped: {found['fashion_skipped']}"]
-    seeds = len(found["fashion"]["fp32"])
-    lines += ["", f"| Fashion-MNIST, {EPOCHS} epochs, {seeds} seeds | test loss | accuracy |"]
-    lines += ["|---|---|---|"]
+    return lines
+
+
+def fashion_table(found: dict[str, Any]) -> list[str]:
+    """Losses and accuracies over the seeds, and what each seed loses to compression."""
+    exact = found["fashion"]["fp32"]
+    what = f"Fashion-MNIST, {EPOCHS} epochs, {len(exact)} seeds"
+    head = f"| {what} | test loss | accuracy | loss minus fp32's, by seed |"
+    lines = [found["fashion_at"] + ".", "", head, "|---|---|---|---|"]
     for way, rows in found["fashion"].items():
         cells = []
         for key in ("loss", "accuracy"):
             values = [row[key] for row in rows]
             spread = f"{min(values):.4f} to {max(values):.4f}"
             cells.append(f"{statistics.mean(values):.4f} ({spread})")
+        more = [row["loss"] - other["loss"] for row, other in zip(rows, exact, strict=True)]
+        spread = f"{min(more):+.4f} to {max(more):+.4f}"
+        cells.append(f"{statistics.mean(more):+.4f} ({spread})" if way != "fp32" else "")
         lines.append(f"| {way} | {' | '.join(cells)} |")
     return lines
+
+
+def tables(found: dict[str, Any]) -> list[str]:
+    """What was measured, as Markdown."""
+    parts = [step_table(found)] if "step" in found else []
+    parts += [fashion_table(found)] if "fashion" in found else []
+    return [line for part in parts for line in (*part, "")][:-1]
 
 
 def main() -> int:
     """Make the hosts, measure, remove them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mbit", type=int, default=1000, help="of the link (default: 1000)")
-    parser.add_argument("--quick", action="store_true", help="no Fashion-MNIST")
-    parser.add_argument("--json", type=Path, help="write what was measured to this file")
+    parser.add_argument("--only", choices=("step", "fashion"), help="(default: both)")
+    parser.add_argument("--json", type=Path, help="write what was measured, or add a part of it")
     parser.add_argument("--rank-result", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.rank_result is not None:
-        measure(arguments.rank_result, arguments.quick)
+        measure(arguments.rank_result, arguments.only)
         return 0
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
@@ -243,12 +259,15 @@ def main() -> int:
         print(f"skipped: network namespaces are not allowed here: {reason}")
         return 0
     try:
-        found = run_ranks(arguments.quick)
+        found = run_ranks(arguments.only)
     finally:
         part_hosts()
-    found["mbit"] = arguments.mbit
+    if "step" in found:
+        found["mbit"] = arguments.mbit
     print("\n".join(tables(found)))
     if arguments.json is not None:
+        if arguments.only and arguments.json.exists():
+            found = json.loads(arguments.json.read_text()) | found
         arguments.json.write_text(json.dumps(found, indent=1))
     return 0
 

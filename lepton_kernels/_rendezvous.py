@@ -15,6 +15,7 @@ import secrets
 import socket
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,31 +128,54 @@ class HostGroup:
                 fd = anonymous_memory(size)
             except OSError as reason:
                 error = f"cannot allocate {size} bytes of shared memory: {reason}"
-            for peer, channel in enumerate(self._channels, start=1):
-                self._talk(peer, lambda c=channel: send(c, [request, error], fd))
-            for peer, channel in enumerate(self._channels, start=1):
-                theirs, _ = self._talk(peer, lambda c=channel: receive(c))
-                error = error or theirs
-            for peer, channel in enumerate(self._channels, start=1):
-                self._talk(peer, lambda c=channel: send(c, error))
+            error = self._agree(request, fd, error)
         else:
-            (asked, error), fd = self._talk(0, lambda: receive(self._channels[0]))
+            (asked, error), fd = self._talk(0, lambda c: receive(c))
             if error is None and asked != request:
                 error = (
                     f"rank {self.ranks[0]} asks for {asked[1]} bytes ({asked[0]}), "
                     f"rank {self.ranks[self.index]} for {size} ({purpose})"
                 )
-            self._talk(0, lambda: send(self._channels[0], error))
-            error, _ = self._talk(0, lambda: receive(self._channels[0]))
+            self._talk(0, lambda c: send(c, error))
+            # The leader finds out first who does not answer, and says so.
+            error, _ = self._talk(0, lambda c: receive(c), seconds=2 * self._timeout)
         if error is not None or fd is None:
             if fd is not None:
                 os.close(fd)
             raise RendezvousError(error or "no descriptor came with the message")
         return fd
 
-    def _talk(self, peer: int, action: Any) -> Any:
+    def _agree(self, request: list[Any], fd: int | None, error: str | None) -> str | None:
+        """The leader's part: the first error of any rank, which all that live are told."""
+        deadline = time.monotonic() + self._timeout
+        living = list(range(1, len(self._channels) + 1))
+
+        def ask(peer: int, action: Callable[[socket.socket], Any]) -> Any:
+            nonlocal error
+            try:
+                return self._talk(peer, action, seconds=deadline - time.monotonic())
+            except RendezvousError as gone:
+                living.remove(peer)
+                error = error or str(gone)
+                return None
+
+        for peer in list(living):
+            ask(peer, lambda c: send(c, [request, error], fd))
+        for peer in list(living):
+            answer = ask(peer, lambda c: receive(c))
+            error = error or (answer[0] if answer else None)
+        for peer in list(living):
+            ask(peer, lambda c: send(c, error))
+        return error
+
+    def _talk(
+        self, peer: int, action: Callable[[socket.socket], Any], seconds: float | None = None
+    ) -> Any:
+        channel = self._channels[peer - 1 if self.index == 0 else 0]
+        seconds = self._timeout if seconds is None else seconds
+        channel.settimeout(max(seconds, 0.001))
         try:
-            return action()
+            return action(channel)
         except (EOFError, ConnectionError):
             raise RendezvousError(f"rank {self.ranks[peer]} has gone") from None
         except TimeoutError:

@@ -12,16 +12,8 @@ import torch
 import torch.distributed as dist
 
 from lepton_kernels import _backend, _rendezvous
+from lepton_kernels import _shm_arguments as arguments
 
-_TYPES = {
-    torch.float32: 0,
-    torch.bfloat16: 1,
-    torch.float16: 2,
-    torch.int8: 3,
-    torch.int64: 4,
-}
-_OPS = {"sum": 0, "avg": 1}
-_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in _TYPES)
 # The handshake over fresh memory; the communicator's own time-out is for work.
 _HANDSHAKE_SECONDS = 30.0
 
@@ -64,11 +56,13 @@ def bucket_pass_seconds(
     Raises:
         ShmUnavailable: no compiled library. TypeError: dtype. ValueError: not positive.
     """
-    if dtype not in _TYPES:
-        raise TypeError(f"bucket_pass_seconds: dtype must be one of {_NAMES}, got {dtype}")
+    if dtype not in arguments.TYPES:
+        raise TypeError(f"bucket_pass_seconds: dtype must be one of {arguments.NAMES}, got {dtype}")
     size = numel * dtype.itemsize
     native = _native()
-    return native.bucket_pass_seconds(size, _TYPES[dtype], threads, rounds, _kernels_address())
+    return native.bucket_pass_seconds(
+        size, arguments.TYPES[dtype], threads, rounds, _kernels_address()
+    )
 
 
 class ShmCommunicator:
@@ -235,8 +229,8 @@ class ShmCommunicator:
         Raises:
             TypeError: dtype; ValueError: not contiguous, or op unknown; ShmError: a rank failed.
         """
-        number = _op_number("all_reduce", op, tensor)
-        self._native.all_reduce(*_flat("all_reduce", "tensor", tensor), number)
+        number = arguments.op_number("all_reduce", op, tensor)
+        self._native.all_reduce(*arguments.flat("all_reduce", "tensor", tensor), number)
         return tensor
 
     def start_all_reduce(self, bucket: torch.Tensor, op: str = "sum", *, norm_of: int = 0) -> int:
@@ -251,9 +245,9 @@ class ShmCommunicator:
         Returns:
             int: number to pass to `wait` and `squares`.
         """
-        number = _op_number("start_all_reduce", op, bucket)
-        flat = _flat("start_all_reduce", "bucket", bucket)
-        return self._native.start_all_reduce(*flat, number, norm_of)
+        number = arguments.op_number("start_all_reduce", op, bucket)
+        data = arguments.flat("start_all_reduce", "bucket", bucket)
+        return self._native.start_all_reduce(*data, number, norm_of)
 
     def progress(self) -> bool:
         """Do this rank's share of what all ranks have announced, without waiting; True if none
@@ -288,7 +282,7 @@ class ShmCommunicator:
             TypeError: dtype; ValueError: not contiguous; ShmError: not from `empty`, or a rank
                 failed.
         """
-        self._native.gather_slices(*_flat("gather_slices", "bucket", bucket))
+        self._native.gather_slices(*arguments.flat("gather_slices", "bucket", bucket))
         return bucket
 
     def reduce_scatter(
@@ -302,10 +296,12 @@ class ShmCommunicator:
             op (str): as for `all_reduce`.
         """
         name = "reduce_scatter"
-        number = _op_number(name, op, input)
-        _check_pair(name, "input", input, "output", output, self.size)
-        data, count, dtype = _flat(name, "output", output)
-        self._native.reduce_scatter(_flat(name, "input", input)[0], data, count, dtype, number)
+        number = arguments.op_number(name, op, input)
+        arguments.check_pair(name, "input", input, "output", output, self.size)
+        data, count, dtype = arguments.flat(name, "output", output)
+        self._native.reduce_scatter(
+            arguments.flat(name, "input", input)[0], data, count, dtype, number
+        )
         return output
 
     def all_gather(self, output: torch.Tensor, input: torch.Tensor) -> torch.Tensor:
@@ -316,9 +312,11 @@ class ShmCommunicator:
             input (Tensor): contiguous, numel n, dtype of output, which may be any.
         """
         name = "all_gather"
-        _check_pair(name, "output", output, "input", input, self.size)
-        data, count, dtype = _flat(name, "input", _as_bytes(input))
-        self._native.all_gather(data, _flat(name, "output", _as_bytes(output))[0], count, dtype)
+        arguments.check_pair(name, "output", output, "input", input, self.size)
+        data, count, dtype = arguments.flat(name, "input", arguments.as_bytes(input))
+        self._native.all_gather(
+            data, arguments.flat(name, "output", arguments.as_bytes(output))[0], count, dtype
+        )
         return output
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0) -> torch.Tensor:
@@ -328,7 +326,9 @@ class ShmCommunicator:
             tensor (Tensor): contiguous, any dtype.
             src (int): rank within the communicator. Default: 0.
         """
-        self._native.broadcast(*_flat("broadcast", "tensor", _as_bytes(tensor)), src)
+        self._native.broadcast(
+            *arguments.flat("broadcast", "tensor", arguments.as_bytes(tensor)), src
+        )
         return tensor
 
     def barrier(self) -> None:
@@ -351,59 +351,3 @@ class ShmCommunicator:
             self._native.close()
         if hasattr(self, "_host"):
             self._host.close()
-
-
-def _op_number(name: str, op: str, tensor: torch.Tensor) -> int:
-    if op not in _OPS:
-        raise ValueError(f"ShmCommunicator.{name}: op must be 'sum' or 'avg', got {op!r}")
-    if op == "avg" and not tensor.dtype.is_floating_point:
-        raise NotImplementedError(
-            f"ShmCommunicator.{name}: op 'avg' takes float32, bfloat16 or float16, "
-            f"got {tensor.dtype}; use 'sum' and divide"
-        )
-    return _OPS[op]
-
-
-def _flat(name: str, argument: str, tensor: torch.Tensor) -> tuple[int, int, int]:
-    """(address, elements, number of the dtype)."""
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(
-            f"ShmCommunicator.{name}: {argument} must be a Tensor, got {type(tensor).__name__}"
-        )
-    if tensor.device.type != "cpu" or tensor.dtype not in _TYPES:
-        raise TypeError(
-            f"ShmCommunicator.{name}: {argument} must be a CPU tensor of {_NAMES}, got "
-            f"{tensor.dtype} on {tensor.device}"
-        )
-    if not tensor.is_contiguous():
-        raise ValueError(
-            f"ShmCommunicator.{name}: {argument} must be contiguous, got shape "
-            f"{tuple(tensor.shape)} with strides {tensor.stride()}"
-        )
-    return tensor.data_ptr(), tensor.numel(), _TYPES[tensor.dtype]
-
-
-def _as_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_contiguous():
-        return tensor  # _flat says what is wrong
-    return tensor.detach().reshape(-1).view(torch.int8)
-
-
-def _check_pair(
-    name: str,
-    large_name: str,
-    large: torch.Tensor,
-    small_name: str,
-    small: torch.Tensor,
-    size: int,
-) -> None:
-    if large.dtype != small.dtype:
-        raise TypeError(
-            f"ShmCommunicator.{name}: {large_name} and {small_name} must have one dtype, got "
-            f"{large.dtype} and {small.dtype}"
-        )
-    if large.numel() != small.numel() * size:
-        raise ValueError(
-            f"ShmCommunicator.{name}: {large_name} must have {size} times the elements of "
-            f"{small_name}, {small.numel() * size}, got {large.numel()}"
-        )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lepton_train.layer_errors import layers_named
+
 Calibration = Callable[[nn.Module], Any] | Iterable[Any]
 
 # Below this extent the kernels count a tensor as zeros; see `lepton_kernels.quantize_int8`.
@@ -243,7 +245,7 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> int:
 
     Raises:
         TypeError: calibration is neither callable nor iterable.
-        ValueError: the iterable is empty.
+        ValueError: the iterable is empty, or a layer can't take its input.
     """
     with torch.no_grad():
         if callable(calibration) and not isinstance(calibration, nn.Module | torch.Tensor):
@@ -258,12 +260,13 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> int:
             )
         batches = 0
         for batch in calibration:
-            if isinstance(batch, Mapping):
-                model(**batch)
-            elif isinstance(batch, tuple | list):
-                model(*batch)
-            else:
-                model(batch)
+            with layers_named(model):
+                if isinstance(batch, Mapping):
+                    model(**batch)
+                elif isinstance(batch, tuple | list):
+                    model(*batch)
+                else:
+                    model(batch)
             batches += 1
     if batches == 0:
         raise ValueError("calibration must hold at least one batch, got none")

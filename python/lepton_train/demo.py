@@ -34,7 +34,7 @@ class Variant:
     """One way to run the model.
 
     Args:
-        name (str): "torch_fp32", "lepton_dynamic", ...
+        name (str): "torch_fp32", "lepton_dynamic", "lepton_dynamic_attention", ...
         model (nn.Module): what to run.
         report (QuantizationReport, optional): what `quantize_` did. Default: None.
         score (float): Pearson correlation with the human ratings.
@@ -64,6 +64,7 @@ def lepton_variant(
     lee: LeeData,
     calibration_texts: int,
     dtype: torch.dtype = torch.float32,
+    attention: bool = False,
 ) -> Variant:
     """A copy of the model with int8 linear layers and fused activations and residuals.
 
@@ -74,6 +75,10 @@ def lepton_variant(
         calibration_texts (int): how many of them.
         dtype (torch.dtype): of activations, biases and what is no linear layer. The weights are
             quantised before they are rounded to it. Default: torch.float32.
+        attention (bool): `lepton_kernels`' attention in place of torch's. Default: False.
+
+    Raises:
+        NotImplementedError, ValueError: attention, and transformers or the encoder can't change it.
     """
     model = copy.deepcopy(text.model)
     calibration = None
@@ -82,8 +87,16 @@ def lepton_variant(
         calibration = [text.tokens(texts[i : i + 16]) for i in range(0, len(texts), 16)]
     report = quantize_(model, mode, calibration=calibration)
     fuse_(model)
-    suffix = "_bf16" if dtype == torch.bfloat16 else ""
-    return Variant(f"lepton_{mode}{suffix}", model.to(dtype), report)
+    if attention:
+        encoder: Any = model.encoder
+        encoder.set_attn_implementation(lk.integrations.transformers.register())
+    name = _variant_name(mode, dtype, attention)
+    return Variant(name, model.to(dtype), report)
+
+
+def _variant_name(mode: str, dtype: torch.dtype, attention: bool) -> str:
+    bf16 = "_bf16" if dtype == torch.bfloat16 else ""
+    return f"lepton_{mode}{bf16}{'_attention' if attention else ''}"
 
 
 def torch_dynamic_int8(model: nn.Module) -> nn.Module:
@@ -162,7 +175,7 @@ def run_demo(
     """
     if batch < 1:
         raise ValueError(f"demo: batch must be at least 1, got {batch}")
-    steps = 14 + (6 if multiplies_bf16() else 5) * 2 * (rounds + 2)
+    steps = 16 + (8 if multiplies_bf16() else 6) * 2 * (rounds + 2)
     with Progress(steps, "lepton demo") as progress:
         progress.step("loading model and data")
         lee = load_lee()
@@ -198,14 +211,22 @@ def _our_variants(
 ) -> tuple[list[Variant], list[str]]:
     variants: list[Variant] = []
     notes: list[str] = []
-    kinds = [("dynamic", torch.float32), ("static", torch.float32), ("weight_only", torch.float32)]
-    if multiplies_bf16():
-        kinds.insert(1, ("dynamic", torch.bfloat16))
-    for mode, dtype in kinds:
+    dtypes = [torch.float32, *[torch.bfloat16] * multiplies_bf16()]
+    kinds = [("dynamic", dtype, attention) for dtype in dtypes for attention in (False, True)]
+    kinds += [(mode, torch.float32, False) for mode in ("static", "weight_only")]
+    for mode, dtype, attention in kinds:
         if mode == "weight_only" and any(variant.keeps(before) for variant in variants):
             break
         progress.step(f"int8 {mode}")
-        variant = lepton_variant(text, mode, lee, calibration_texts, dtype)
+        try:
+            variant = lepton_variant(text, mode, lee, calibration_texts, dtype, attention)
+        except (NotImplementedError, ValueError) as error:
+            if not attention:
+                raise
+            # Not every encoder or transformers lets its attention be changed.
+            name = _variant_name(mode, dtype, attention)
+            notes.append(f"{name} left out: {str(error).partition(chr(10))[0]}")
+            continue
         measure_quality(variant, text, lee, reference)
         if not variant.keeps(before):
             notes.append(
@@ -273,6 +294,19 @@ def _figures(
     }
 
 
+def _attention_gains(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How many times as fast each variant became by lepton's attention alone."""
+    gains = {}
+    for name, row in rows.items():
+        without = rows.get(name.removesuffix("_attention"))
+        if name.endswith("_attention") and without is not None:
+            gains[name] = {
+                "speedup": without["latency_ms"] / row["latency_ms"],
+                "speedup_batch1": without["batch1"]["latency_ms"] / row["batch1"]["latency_ms"],
+            }
+    return gains
+
+
 def _result(
     name: str,
     before: Variant,
@@ -300,6 +334,7 @@ def _result(
         "limits": {"score": SCORE_MARGIN, "worst_cosine": WORST_COSINE},
         "linear_weights_mb": {"before": linear[0], "after": linear[1]},
         "variants": {key: row for key, row in rows.items() if key in own},
+        "attention": _attention_gains(rows),
         "peers": {key: row for key, row in rows.items() if key != before.name and key not in own},
         "missing_peers": missing,
         "notes": notes,

@@ -14,7 +14,9 @@ LABELS = {
     "torch_bf16": "torch bf16",
     "torch_dynamic_int8": "torch dynamic int8",
     "lepton_dynamic": "lepton int8, dynamic",
+    "lepton_dynamic_attention": "lepton int8, dynamic + attention",
     "lepton_dynamic_bf16": "lepton int8, dynamic, in bf16",
+    "lepton_dynamic_bf16_attention": "lepton int8, dynamic, in bf16 + attention",
     "lepton_static": "lepton int8, static",
     "lepton_weight_only": "lepton int8, weights only",
 }
@@ -35,7 +37,7 @@ def print_table(result: dict[str, Any]) -> None:
     console = require("rich.console", "lepton demo", "rich").Console()
     if not console.is_terminal:
         # Piped output would be folded at 80 columns.
-        console.width = 130
+        console.width = 150
     batch, tokens = result["batch"], result["tokens"]
     title = f"{result['model']}, {result['isa']}, {result['threads']} threads, {result['cpu']}"
     table = table_module.Table(title=title)
@@ -82,6 +84,12 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         f"({linear['before'] / linear['after']:.2f}x smaller); "
         f"{result['speedup']:.2f}x faster at {result['batch']} x {result['tokens']}, "
         f"{result['speedup_batch1']:.2f}x at batch 1"
+    ]
+    lines += [
+        f"lepton's attention in place of torch's ({LABELS.get(name, name)}): "
+        f"{gain['speedup']:.2f}x at {result['batch']} x {result['tokens']}, "
+        f"{gain['speedup_batch1']:.2f}x at batch 1"
+        for name, gain in result["attention"].items()
     ]
     if not result["keeps_score"]:
         lines.append("No int8 variant kept score and embeddings within the limits.")

@@ -14,6 +14,7 @@ from lepton_train.find import Patterns, as_patterns, check_patterns, matches
 from lepton_train.prune_masks import (
     block_scores,
     expand_blocks,
+    kept_count,
     mask_of,
     n_of_m_mask,
     set_mask,
@@ -161,7 +162,8 @@ def prune_(
         pattern (str): "unstructured"; "2:4"; "n:m" with arguments `n` and `m`; "block", blocks of
             `outputs` x 4 features, which `sparse_linear` runs fastest. Default: "unstructured".
         scope (str): "layer", the same sparsity in each; "global", one threshold for all, for
-            patterns unstructured and block. Default: "layer".
+            patterns unstructured and block, but that every layer keeps a weight, and every group of
+            `outputs` a block. Default: "layer".
         include (str or iterable, optional): glob patterns of layers to prune. Default: None (all).
         exclude (str or iterable, optional): glob patterns of layers to leave. Default: None.
         data (iterable or callable, optional): for wanda, as the calibration of `quantize_`; for
@@ -180,7 +182,8 @@ def prune_(
     Raises:
         TypeError: model is no nn.Module.
         ValueError: a value is out of range or unknown; a pattern matches no layer; data is missing;
-            no layer can be pruned; in_features of a layer is not a multiple of m.
+            no layer can be pruned; in_features of a layer is not a multiple of m; scope "global"
+            would leave fewer weights or blocks than every layer needs to give anything.
 
     Example:
         >>> import torch, lepton_train as lt
@@ -219,7 +222,8 @@ def prune_(
     elif pattern == "block":
         masks = _block_masks(scores, now, scope, outputs)
     elif scope == "global":
-        masks = _global_masks(scores, now)
+        held = {name: _best(score.view(1, -1)).view_as(score) for name, score in scores.items()}
+        masks = _global_masks(scores, now, held)
     else:
         masks = {
             name: unstructured_mask(score, now, criterion == "wanda")
@@ -315,11 +319,31 @@ def _check_shapes(layers: dict[str, nn.Linear], pattern: str, m: int) -> None:
             )
 
 
-def _global_masks(scores: dict[str, torch.Tensor], sparsity: float) -> dict[str, torch.Tensor]:
-    everything = torch.cat([score.flatten() for score in scores.values()])
-    mask = unstructured_mask(everything[None], sparsity, True)[0]
+def _global_masks(
+    scores: dict[str, torch.Tensor], sparsity: float, held: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The best units of all layers together, among them those that are `held`."""
+    flat = torch.cat([score.flatten() for score in scores.values()])
+    keep, least = kept_count(flat.numel(), sparsity), sum(int(h.sum()) for h in held.values())
+    if least > keep:
+        name = max(held, key=lambda name: held[name].float().mean().item())
+        raise ValueError(
+            f"prune_: a sparsity of {sparsity:g} leaves {keep} of {flat.numel()} weights or "
+            f"blocks, fewer than the {least} that hold every layer open; lower it, exclude small "
+            f"layers such as {name}, or use scope 'layer'"
+        )
+    flat = flat.masked_fill(torch.cat([h.flatten() for h in held.values()]), math.inf)
+    mask = unstructured_mask(flat[None], sparsity, True)[0]
     parts = mask.split([score.numel() for score in scores.values()])
     return {n: p.view(s.shape) for (n, s), p in zip(scores.items(), parts, strict=True)}
+
+
+def _best(scores: torch.Tensor) -> torch.Tensor:
+    """True at the best unit of each row that has any left: without it the row gives nothing."""
+    best = torch.zeros_like(scores, dtype=torch.bool)
+    if scores.numel():
+        best.scatter_(1, scores.argmax(1, keepdim=True), True)
+    return best & (scores > -math.inf)
 
 
 def _block_masks(
@@ -327,7 +351,7 @@ def _block_masks(
 ) -> dict[str, torch.Tensor]:
     blocks = {name: block_scores(score, outputs) for name, score in scores.items()}
     if scope == "global":
-        chosen = _global_masks(blocks, sparsity)
+        chosen = _global_masks(blocks, sparsity, {name: _best(b) for name, b in blocks.items()})
     else:
         chosen = {name: unstructured_mask(b, sparsity, False) for name, b in blocks.items()}
     return {

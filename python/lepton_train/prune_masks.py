@@ -59,8 +59,8 @@ def _keep_best(scores: torch.Tensor, keep: int) -> torch.Tensor:
 
 
 def kept_count(total: int, sparsity: float) -> int:
-    """How many of `total` units a sparsity keeps: rounded to the nearest."""
-    return total - math.floor(total * sparsity + 0.5)
+    """How many of `total` units a sparsity keeps: rounded to the nearest, at least one."""
+    return max(total - math.floor(total * sparsity + 0.5), min(total, 1))
 
 
 def n_of_m_mask(scores: torch.Tensor, n: int, m: int) -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 
 import lepton_kernels as lk
 from lepton_train.files import write_whole
+from lepton_train.report import text_table
 
 # Where the name that a CPU gives itself says little.
 _GENERATIONS = {(6, 143): "Sapphire Rapids", (6, 173): "Granite Rapids", (6, 207): "Emerald Rapids"}
@@ -174,3 +175,29 @@ def write_page(
         file.write_text(text, encoding="utf-8")
 
     return write_whole(path, write)
+
+
+def show_table(
+    page: Path | None,
+    script: str | os.PathLike[str],
+    *,
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    notes: Iterable[str],
+) -> None:
+    """Print the one table of a benchmark, and write its page if asked to.
+
+    Args:
+        page (Path, optional): the Markdown file, or None.
+        script (str or path): the benchmark's own file, in `benchmarks/`; its page in `docs/` has
+            the same name.
+        title, heads, rows, notes: as in `write_page`.
+    """
+    print(text_table(heads, rows))
+    if page is None:
+        return
+    name = Path(script).stem
+    line = f"python benchmarks/{name}.py --page docs/{name}.md"
+    write_page(page, script, title=title, line=line, tables=[(heads, rows)], notes=notes)
+    print(f"wrote {page}")

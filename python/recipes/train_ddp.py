@@ -1,11 +1,11 @@
 """A network on Fashion-MNIST with two processes: the accuracy of one, and where the time goes.
 
     apt-get install dataset-fashion-mnist
-    pip install ".[train]" && python python/recipes/train_ddp.py --out ddp/
+    pip install ".[train]" && python python/recipes/train_ddp.py --out ddp/ --seeds 0 1 2
 
 Trains the same network with one process and with several, on the same global batches, by torchrun.
-Writes `report.json` and `train_ddp.png`: loss over steps, and the time of a step as computation,
-communication (sums of gradients) and waiting for the other process.
+Writes `report.json`, a page, and its picture: loss over steps, and the time of a step as
+computation, communication (sums of gradients) and waiting for the other process.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ import torch.distributed as dist
 from lepton_train.files import write_json
 from lepton_train.launch import launch
 from lepton_train.plots import training_time
+from lepton_train.recipe_page import over_seeds, write_page
+from lepton_train.report import text_table
 from torch import nn
 
 HERE = Path(__file__).resolve()
@@ -79,6 +81,7 @@ def train(seed: int, smoke: bool, processes: int, compression: str | None) -> di
     return {
         "processes": processes,
         "seed": seed,
+        "threads": torch.get_num_threads(),
         "losses": (total / world).tolist(),
         "milliseconds": dict(zip(names, medians, strict=True)),
         "accuracy": score.scores["accuracy"],
@@ -109,6 +112,24 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return results
 
 
+def table_of(results: list[dict[str, Any]]) -> list[list[str]]:
+    """For one process and for several: accuracy, last loss, and the parts of a step, over seeds."""
+    rows = []
+    for processes in dict.fromkeys(r["processes"] for r in results):
+        mine = [r for r in results if r["processes"] == processes]
+        parts = mine[0]["milliseconds"]
+        rows.append(
+            [
+                str(processes),
+                str(mine[0]["threads"]),
+                over_seeds([r["accuracy"] for r in mine]),
+                over_seeds([statistics.mean(r["losses"][-50:]) for r in mine]),
+                *(over_seeds([r["milliseconds"][part] for r in mine], ".2f") for part in parts),
+            ]
+        )
+    return rows
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -117,6 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=2, help="(default: 2)")
     parser.add_argument("--compression", choices=("bf16", "int8", "powersgd"), help="over gloo")
+    parser.add_argument("--page", type=Path, help="Markdown (default: page.md in --out)")
     parser.add_argument("--smoke", action="store_true", help="little data, one epoch")
     parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -127,14 +149,30 @@ def main(argv: list[str] | None = None) -> int:
         dist.destroy_process_group()
         return 0
     results = run(arguments)
-    several = [r for r in results if r["processes"] == arguments.processes]
-    for processes in (1, arguments.processes):
-        scores = [r["accuracy"] for r in results if r["processes"] == processes]
-        spread = f"{min(scores):.4f} to {max(scores):.4f}"
-        print(f"{processes} process(es): accuracy {statistics.mean(scores):.4f} ({spread})")
-    training_time(results, arguments.out / "train_ddp.png")
-    write_json(
-        arguments.out / "report.json", {"runs": results, "transport": several[0]["transport"]}
+    transport = results[-1]["transport"]
+    heads = ("processes", "threads each", "accuracy", "loss of the last 50 steps")
+    heads += tuple(f"{part}, ms" for part in results[0]["milliseconds"])
+    table = table_of(results)
+    print(text_table(heads, table))
+    page = arguments.page or arguments.out / "page.md"
+    picture = training_time(results, page.with_suffix(".png"))
+    write_json(arguments.out / "report.json", {"runs": results, "transport": transport})
+    seeds = " ".join(map(str, arguments.seeds))
+    options = f" --compression {arguments.compression}" if arguments.compression else ""
+    write_page(
+        page,
+        HERE,
+        title="Data-parallel training on Fashion-MNIST",
+        line=f"python python/recipes/train_ddp.py --out ddp/ --seeds {seeds}{options}",
+        tables=[(heads, table)],
+        notes=[
+            f"A network 784-256-10, SGD, {len(results[0]['losses'])} steps of {GLOBAL_BATCH} "
+            f"images together, the same batches in both rows; gradients by {transport}. "
+            f"{len(arguments.seeds)} seed(s): mean, in brackets least and greatest. Times are "
+            "medians of a step: computation, the sums of gradients (communication), and waiting "
+            "for the other process."
+        ],
+        picture=picture.name,
     )
     print(f"wrote {arguments.out}")
     return 0

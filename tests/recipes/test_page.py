@@ -2,7 +2,13 @@
 
 import subprocess
 
-from lepton_train.recipe_page import over_seeds, rows_over_seeds, version_of, write_page
+from lepton_train.recipe_page import (
+    over_seeds,
+    rows_over_seeds,
+    show_table,
+    version_of,
+    write_page,
+)
 
 import lepton_kernels as lk
 
@@ -20,6 +26,17 @@ def test_a_page_holds_command_tables_and_where_it_was_measured(tmp_path):
     for part in ("# T\n", "run it", "| a | 0.62 (0.50 to 0.75) |", "two seeds", "![T](p.png)"):
         assert part in text
     assert f"lepton-kernels version {lk.__version__}, commit" in text
+
+
+def test_the_table_of_a_benchmark_is_printed_and_written_if_asked_for(tmp_path, capsys):
+    table = {"title": "T", "heads": ("way", "ms"), "rows": [["ours", "1.5"]], "notes": ["n"]}
+    show_table(None, "benchmarks/some_way.py", **table)
+    assert "ours" in capsys.readouterr().out
+    show_table(tmp_path / "a.md", "benchmarks/some_way.py", **table)
+    text = (tmp_path / "a.md").read_text()
+    assert "python benchmarks/some_way.py --page docs/some_way.md" in text
+    assert "| ours | 1.5 |" in text
+    assert "wrote" in capsys.readouterr().out
 
 
 def test_the_commit_is_that_of_the_recipe_and_unknown_outside_a_clone(tmp_path, monkeypatch):

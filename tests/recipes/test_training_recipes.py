@@ -73,13 +73,17 @@ def test_fashion_pruned(tmp_path):
     need_fashion_mnist()
     run("fashion_pruned.py", "--out", str(tmp_path))
     (seed,) = json.loads((tmp_path / "report.json").read_text())["seeds"]
-    dense, pruned, packed = seed["rows"]
-    assert [row["step"] for row in seed["rows"]] == ["dense", "pruned", "packed"]
-    assert pruned["score"] > 0.5
-    assert packed["score"] == pytest.approx(pruned["score"], abs=0.002)
-    assert packed["size_mb"] <= pruned["size_mb"] == dense["size_mb"]
+    kinds = ("", ", packed", ", packed int8")
+    names = ["dense", *(p + kind for p in ("unstructured", "block") for kind in kinds)]
+    assert [row["step"] for row in seed["rows"]] == names
+    dense, *others = seed["rows"]
+    for pruned, *both in (others[:3], others[3:]):
+        assert pruned["score"] > 0.5
+        for packed in both:
+            assert packed["score"] == pytest.approx(pruned["score"], abs=0.01)
+            assert packed["size_mb"] <= pruned["size_mb"] == dense["size_mb"]
     assert all(row[f"ms_{count}"] > 0 for row in seed["rows"] for count in (1, 16, 256))
-    assert "| packed |" in (tmp_path / "page.md").read_text()
+    assert "| block, packed |" in (tmp_path / "page.md").read_text()
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -94,15 +98,22 @@ def test_smollm2_sparse(tmp_path):
         ("matplotlib", "matplotlib"),
     )
     run("smollm2_sparse.py", "--out", str(tmp_path))
-    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert [(row["variant"], row["values"]) for row in rows] == [
-        ("dense", "float32"),
-        ("dense", "int8"),
-        ("50 %", "float32"),
-        ("50 %", "int8"),
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows, speeds = report["perplexities"], report["speeds"]
+    kinds = [(row["variant"], row["recovered"], row["values"]) for row in rows]
+    assert kinds == [
+        (variant, recovered, values)
+        for variant, recovered in (("dense", False), ("50 %", False), ("50 %", True))
+        for values in ("float32", "int8")
     ]
     assert rows[0]["perplexity"] < rows[2]["perplexity"] < 50 * rows[0]["perplexity"]
-    assert (tmp_path / "perplexity.png").read_bytes().startswith(b"\x89PNG")
+    assert [(row["variant"], row["values"]) for row in speeds] == [
+        (variant, values) for variant in ("dense", "50 %") for values in ("float32", "int8")
+    ]
+    assert all(row["tokens_per_second"] > 0 for row in speeds)
+    assert all(0 < row["linear_ms"] <= row["linear_ms_dense"] for row in speeds[2:])
+    assert "| 50 % | int8 |" in (tmp_path / "page.md").read_text()
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
@@ -122,5 +133,8 @@ def test_train_ddp(tmp_path):
     assert two["losses"][:5] == pytest.approx(one["losses"][:5], rel=1e-3)
     assert abs(two["accuracy"] - one["accuracy"]) < 0.05
     assert all(part >= 0 for part in two["milliseconds"].values())
-    assert (tmp_path / "train_ddp.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "page.md").read_text()
+    assert "communication, ms" in page
+    assert f"{two['accuracy']:.4f}" in page
     assert "2 process(es): accuracy" in text

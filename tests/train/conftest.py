@@ -41,6 +41,7 @@ def ranks(tmp_path_factory):
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path_factory.mktemp("ranks"),  # not in the clone, which shadows the installation
+        start_new_session=True,  # by which test_kill_ranks.py finds what stays behind
     )
     yield Ranks(server)
     server.stdin.close()
@@ -48,4 +49,4 @@ def ranks(tmp_path_factory):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--kills", type=int, default=4, help="how often the crash tests kill a rank")
+    parser.addoption("--kills", type=int, default=2, help="ranks to kill in each phase")

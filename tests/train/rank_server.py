@@ -33,6 +33,7 @@ def run_rank(request: dict, rank: int, folder: str) -> None:
         )
         spec = importlib.util.spec_from_file_location("rank_functions", request["file"])
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look for it there
         spec.loader.exec_module(module)
         function = getattr(module, request["function"])
         outcome["result"] = function(rank, request["world"], **request["arguments"])

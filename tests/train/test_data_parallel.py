@@ -287,36 +287,6 @@ def test_clip(ranks, way):
     assert len(set(ranks(clips, 3, way=way))) == 1
 
 
-def uneven(rank, world, way, first_without):
-    ddp = wrap(mlp(), **WAYS[way])
-    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
-    twin = copy.deepcopy(ddp.module)
-    steps = [(r * 2 + (0 if first_without else 1)) for r in range(world)]
-    with ddp.join():
-        for step in range(steps[rank]):
-            optimizer.zero_grad()
-            loss_of(ddp, batch(rank, step)).backward()
-            optimizer.step()
-    # What ranks with data have computed: the others count as zeros.
-    for step in range(steps[rank]):
-        total = [torch.zeros_like(p) for p in twin.parameters()]
-        for r in range(world):
-            if step < steps[r]:
-                grads = torch.autograd.grad(loss_of(twin, batch(r, step)), list(twin.parameters()))
-                total = [a + b for a, b in zip(total, grads, strict=True)]
-        with torch.no_grad():
-            for parameter, gradient in zip(twin.parameters(), total, strict=True):
-                parameter -= 0.1 * gradient / world
-    for ours, theirs in zip(ddp.module.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("way", ["shm", "gloo"])
-@pytest.mark.parametrize("first_without", [False, True])
-def test_uneven_inputs(ranks, way, first_without):
-    ranks(uneven, 3, way=way, first_without=first_without)
-
-
 def buffers_and_state(rank, world):
     module = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
     ddp = wrap(module)
@@ -337,93 +307,6 @@ def buffers_and_state(rank, world):
 
 def test_buffers_and_state_dict(ranks):
     ranks(buffers_and_state, 2)
-
-
-def desync(rank, world):
-    ddp = wrap(mlp())
-    ddp.check_replicas()
-    with torch.no_grad():
-        if rank == 1:
-            ddp.module[2].bias[3] += 1e-7
-    ddp.check_replicas()
-
-
-def test_replicas_that_differ_are_found(ranks):
-    for outcome in ranks.outcomes(desync, 3):
-        assert "parameter 2.bias on rank [1]" in outcome["error"]
-
-
-def different_modules(rank, world):
-    wrap(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 5 if rank else 4)))
-
-
-def test_different_modules(ranks):
-    for outcome in ranks.outcomes(different_modules, 2):
-        assert (
-            "1.weight (float32, (4, 4)), rank 1 has 1.weight (float32, (5, 4))"
-            in (outcome["error"])
-        )
-
-
-class Bomb(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, g):
-        raise ArithmeticError("boom")
-
-
-def failed_backward(rank, world):
-    ddp = wrap(mlp(), shared_memory=True)
-    with pytest.raises(ArithmeticError):
-        ddp(Bomb.apply(batch(rank, 0).requires_grad_())).sum().backward()
-    ddp.zero_grad()
-    want = average_gradients(ddp.module, world, 1)
-    loss_of(ddp, batch(rank, 1)).backward()
-    for parameter, expected in zip(ddp.parameters(), want, strict=True):
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_a_backward_that_raises_is_not_silent_later(ranks):
-    ranks(failed_backward, 2)
-
-
-def failed_backward_then_another(rank, world, way, hold):
-    """No forward between the backward that raises and the next one."""
-    ddp = wrap(mlp(), broadcast_buffers=False, **WAYS[way])
-
-    def two_losses():
-        bad = ddp(Bomb.apply(batch(rank, 0).requires_grad_())).sum()
-        return bad, loss_of(ddp, batch(rank, 1))
-
-    bad, good = two_losses()
-    held = None
-    try:
-        bad.backward()
-    except ArithmeticError as error:
-        held = error if hold else None  # the traceback may keep things alive
-    ddp.zero_grad()
-    want = average_gradients(ddp.module, world, 1)
-    good.backward()
-    for parameter, expected in zip(ddp.parameters(), want, strict=True):
-        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
-    # Buckets start during backward from now on: what was announced cannot be taken back.
-    bad, good = two_losses()
-    with pytest.raises(ArithmeticError):
-        bad.backward()
-    for loss in (good, good):
-        with pytest.raises(RuntimeError, match="last backward failed on this rank after"):
-            loss.backward(retain_graph=True)
-    del held
-    ddp.close()
-
-
-@pytest.mark.parametrize("hold", [False, True])
-@pytest.mark.parametrize("way", ["shm", "gloo"])
-def test_no_gradient_stays_unreduced_after_a_backward_that_raises(ranks, way, hold):
-    ranks(failed_backward_then_another, 2, way=way, hold=hold)
 
 
 def shared_mappings():

@@ -64,6 +64,18 @@ def test_int8_embeddings_stay_close(text, lee, mode):
     assert linear[0] / linear[1] > 3.9
 
 
+def test_attention_is_changed_in_the_copy_alone(text, lee):
+    variant = demo.lepton_variant(text, "dynamic", lee, 4, attention=True)
+    assert variant.name == "lepton_dynamic_attention"
+    assert variant.model.encoder.config._attn_implementation == "lepton"
+    assert text.model.encoder.config._attn_implementation == "sdpa"
+    sentences = lee.sentences[:12]
+    cosine = torch.cosine_similarity(
+        text.embed(sentences), text.embed(sentences, model=variant.model)
+    )
+    assert cosine.min() > 0.99
+
+
 class FewTexts:
     """The real data, cut down so that the test is quick."""
 
@@ -99,11 +111,19 @@ def test_demo_writes_what_the_api_says(text, lee, tmp_path, monkeypatch, capsys)
         "torch_dynamic_int8",
     }
     assert {"isa", "threads", "torch", "model", "data"} <= set(result)
+    # The attention has rows of its own, beside those that differ in nothing else.
+    rows = result["variants"]
+    assert "lepton_dynamic_attention" in result["attention"]
+    for name, gain in result["attention"].items():
+        one, other = rows[name.removesuffix("_attention")], rows[name]
+        assert gain["speedup"] == pytest.approx(one["latency_ms"] / other["latency_ms"])
+        assert other["cosine"]["worst"] > 0.99
     assert result["after"]["cosine"]["worst"] > 0.99
     assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((out / "demo.json").read_text()) == result
     captured = capsys.readouterr()
     assert "lepton int8" in captured.out
+    assert "lepton's attention in place of torch's" in captured.out
     assert "timing 2 x 128" in captured.err
 
 
@@ -115,14 +135,16 @@ def test_summary_says_when_nothing_keeps_the_score():
         "speedup_batch1": 1.5,
         "batch": 32,
         "tokens": 128,
+        "attention": {"lepton_dynamic_attention": {"speedup": 1.25, "speedup_batch1": 0.98}},
         "keeps_score": False,
         "notes": ["lepton_static misses"],
         "missing_peers": {"torch_bf16": "no such thing"},
     }
     lines = demo_output.summary_lines(result)
     assert "4.00x smaller" in lines[0]
-    assert lines[1].startswith("No int8 variant kept")
-    assert lines[2:] == ["note: lepton_static misses", "torch_bf16 not measured: no such thing"]
+    assert lines[1].endswith("dynamic + attention): 1.25x at 32 x 128, 0.98x at batch 1")
+    assert lines[2].startswith("No int8 variant kept")
+    assert lines[3:] == ["note: lepton_static misses", "torch_bf16 not measured: no such thing"]
 
 
 def test_missing_package_says_what_to_install():

@@ -55,6 +55,32 @@ def test_global_scope_takes_from_the_smallest(pattern):
     assert report.reached == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "block"])
+def test_global_scope_leaves_no_layer_empty(pattern):
+    model = small_model()
+    with torch.no_grad():
+        model[4].weight.mul_(1e-3)
+    schedule = lt.PruningSchedule("linear", steps=2)
+    for _ in range(3):
+        lt.prune_(model, 0.9, pattern=pattern, scope="global", schedule=schedule)
+    assert model[4].weight.count_nonzero() > 0
+    if pattern == "block":
+        for layer in (model[0], model[2], model[4]):
+            assert all(part.count_nonzero() > 0 for part in layer.weight.split(16))
+    before = model[4].weight.clone()
+    if pattern == "block":
+        with pytest.raises(ValueError, match=r"every layer open; lower it, exclude .* as 4,"):
+            lt.prune_(model, 0.999, pattern=pattern, scope="global")
+        assert torch.equal(model[4].weight, before)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "block"])
+def test_a_layer_keeps_a_weight_where_sparsity_rounds_to_all(pattern):
+    model = nn.Sequential(nn.Linear(4, 2))
+    lt.prune_(model, 0.95, pattern=pattern)
+    assert model[0].weight.count_nonzero() > 0
+
+
 def test_two_of_four_packs_as_n_m():
     model = small_model()
     lt.prune_(model, 0.5, pattern="2:4")

@@ -1,5 +1,7 @@
 """`recover_`: the least-squares solution for the weights that a mask keeps."""
 
+import copy
+
 import lepton_train as lt
 import pytest
 import torch
@@ -31,6 +33,57 @@ def test_finds_the_least_squares_solution(pattern):
     ).square().sum()
     assert row.error_after == pytest.approx(error.item(), rel=1e-3)
     assert row.error_after < row.error_before
+
+
+def test_descends_to_nearly_the_least_error_where_rows_have_masks_of_their_own():
+    model, x = nn.Sequential(nn.Linear(256, 128, bias=False)), correlated(2000, 256)
+    dense = model[0].weight.detach().double()
+    scale = torch.logspace(-1, 1, 256)  # inputs of different size, as activations have
+    lt.prune_(model, 0.5, criterion="wanda", data=[x * scale])
+    mask = mask_of(model[0]).mask
+    row = lt.recover_(model, [x * scale]).rows[0]
+    original = model[0].parametrizations.weight.original.detach().double()
+    assert torch.equal(original[~mask], dense[~mask])
+    moment = (x * scale).double()
+    moment = moment.T @ moment
+    damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(256)
+
+    def error(weight, of):
+        lost = dense - weight * mask
+        return (lost @ of * lost).sum()
+
+    exact = torch.zeros_like(dense)
+    for n, kept in enumerate(mask):
+        exact[n, kept] = torch.linalg.solve(damped[kept][:, kept], damped[kept] @ dense[n])
+    assert error(original, damped) < 1.01 * error(exact, damped)
+    total = (dense @ moment * dense).sum()
+    assert row.error_after == pytest.approx((error(original, moment) / total).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("passes", [2, 9])
+def test_later_passes_see_recovered_layers(passes):
+    model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16))
+    x = correlated(400, 32)
+    lt.prune_(model, 0.7)
+    twin = copy.deepcopy(model)
+    both = lt.recover_(model, [x], passes=passes)
+    lt.recover_(twin, [x], include="0")
+    lt.recover_(twin, [x], include="2")
+    assert [row.name for row in both.rows] == ["0", "2"]
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_moments_keep_float32_under_autocast():
+    layers = [nn.Sequential(nn.Linear(64, 32)) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = correlated(300, 64).bfloat16().float()
+    for model in layers:
+        lt.prune_(model, 0.5)
+    lt.recover_(layers[0], [x])
+    with torch.autocast("cpu", torch.bfloat16):
+        lt.recover_(layers[1], [x])
+    assert torch.equal(layers[0][0].weight, layers[1][0].weight)
 
 
 def test_inputs_are_those_of_the_pruned_model_and_layers_can_be_left():
@@ -67,6 +120,8 @@ def test_refusals():
         lt.recover_(3, [x])
     with pytest.raises(ValueError, match="damping must be above 0, got 0"):
         lt.recover_(model, [x], damping=0)
+    with pytest.raises(ValueError, match="passes must be at least 1, got 0"):
+        lt.recover_(model, [x], passes=0)
     with pytest.raises(ValueError, match="exclude"):
         lt.recover_(model, [x], exclude="nothing")
     with pytest.raises(ValueError, match="0: its input holds NaN"):

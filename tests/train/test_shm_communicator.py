@@ -205,6 +205,21 @@ def test_a_rank_that_closes_is_named(ranks):
     assert outcomes[0]["seconds"] < 20
 
 
+def dies_before_an_allocation(rank, world):
+    comm = lk.ShmCommunicator(timeout=10)
+    if rank == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    comm.empty(1000, torch.float32)
+
+
+def test_a_rank_that_dies_before_an_allocation_is_named(ranks):
+    """Not the leader, which ends first because of it."""
+    outcomes = ranks.outcomes(dies_before_an_allocation, 4)
+    for rank in (0, 1, 3):
+        assert "rank 2 has gone" in outcomes[rank]["error"], outcomes[rank]
+        assert outcomes[rank]["seconds"] < 9
+
+
 def fork_after(rank, world):
     comm = lk.ShmCommunicator(timeout=30)
     bucket = comm.empty(1000, torch.float32)
@@ -222,52 +237,6 @@ def fork_after(rank, world):
 
 def test_a_forked_child_is_refused(ranks):
     ranks(fork_after, 2)
-
-
-def die(rank, world, where, after):
-    timer_pid = os.getpid()
-    victim = world - 1
-    comm = lk.ShmCommunicator(timeout=50)
-    bucket = comm.empty(400_000, torch.float32)
-    if rank == victim:
-        killer = os.fork()
-        if killer == 0:
-            time.sleep(after)
-            os.kill(timer_pid, signal.SIGKILL)
-            os._exit(0)
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        if where == "all_reduce":
-            comm.all_reduce(bucket)
-        elif where == "broadcast":
-            comm.broadcast(bucket, victim)
-        elif where == "started":
-            number = comm.start_all_reduce(bucket)
-            sum(i * i for i in range(1000))
-            comm.progress()
-            comm.wait(number)
-        elif where == "small":
-            comm.all_reduce(bucket[:64])
-        elif where == "gather":
-            comm.all_gather(bucket[: 1024 * world], bucket[:1024].clone())
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_kill_of_a_rank(ranks, world, pytestconfig):
-    chance = random.Random(world)
-    places = ["all_reduce", "broadcast", "started", "small", "gather"]
-    before = set(Path("/dev/shm").iterdir())
-    for i in range(pytestconfig.getoption("--kills")):
-        where = places[i % len(places)]
-        outcomes = ranks.outcomes(die, world, where=where, after=chance.random() * 0.15)
-        assert outcomes[-1]["code"] == -signal.SIGKILL
-        for outcome in outcomes[:-1]:
-            assert outcome["code"] == 1, outcome
-            # Found dead, not waited for until the time-out.
-            assert f"rank {world - 1}" in outcome["error"], outcome
-            assert "has died" in outcome["error"] or "has failed" in outcome["error"], outcome
-            assert outcome["seconds"] < 15
-    assert set(Path("/dev/shm").iterdir()) <= before
 
 
 def leaves_nothing(rank, world):

@@ -14,6 +14,7 @@ import lepton_kernels as lk
 from lepton_train.architectures import TextClassifier
 from lepton_train.bundle.errors import BundleError
 from lepton_train.bundle.manifest import Golden, Tensor
+from lepton_train.layer_errors import layers_named
 from lepton_train.models import SentenceEncoder
 
 # Draws of rounding errors, and how much more than the largest of them counts as rounding.
@@ -98,7 +99,7 @@ def run(model: nn.Module, call: str, inputs: Mapping[str, torch.Tensor]) -> dict
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), layers_named(model):
             output = model(*moved.values()) if call == "args" else model(**moved)
     finally:
         for module, mode in modes.items():

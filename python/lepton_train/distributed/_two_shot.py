@@ -122,13 +122,14 @@ class TwoShot:
             return coded.view(torch.uint8).view(parts, -1)
         q, scale = lk.bucket_quantize(flat, residual=residual, block=self.block)
         blocks = part // self.block
-        out = torch.zeros((parts, part + 4 * blocks), dtype=torch.uint8, device=flat.device)
-        scales = scale.new_ones(parts * blocks)
-        scales[: scale.numel()] = scale
+        out = torch.empty((parts, part + 4 * blocks), dtype=torch.uint8, device=flat.device)
         for r in range(parts):
             levels = q[r * part : (r + 1) * part].view(torch.uint8)
+            scales = scale[r * blocks : (r + 1) * blocks].view(torch.uint8)
             out[r, : levels.numel()] = levels
-            out[r, part:] = scales[r * blocks : (r + 1) * blocks].view(torch.uint8)
+            out[r, levels.numel() : part] = 0  # padding, which nobody reads
+            out[r, part : part + scales.numel()] = scales
+            out[r, part + scales.numel() :] = 0
         return out
 
     def _decode(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 import torch.distributed as dist
@@ -128,6 +129,7 @@ class BucketedDataParallel(nn.Module):
         )
         self._checked_at = 0
         self._join: JoinState | None = None
+        self._followers: list[WeakMethod[Callable[[], None]]] = []  # of optimisers in parts
         self._pid = os.getpid()
         self._sync = True
 
@@ -179,14 +181,24 @@ class BucketedDataParallel(nn.Module):
         with zeros until all have finished.
 
         Gradients are divided by the number of all ranks throughout, as DDP does by default.
-        Buffers are not broadcast inside. Collective.
+        Buffers are not broadcast inside. A `ShardedOptimizer` that the others step is stepped
+        here too, with their gradients and their learning rate. Collective.
         """
         self._join = JoinState(self.process_group)
         try:
             yield
-            self._join.follow(self._reducer.reduce_nothing)
+            self._join.follow(self._reducer.reduce_nothing, self._follow_step)
         finally:
             self._join = None
+
+    def _follow_step(self, number: int) -> None:
+        step = self._followers[number]()
+        if step is None:
+            raise RuntimeError(
+                "BucketedDataParallel.join: other ranks step a ShardedOptimizer that this rank, "
+                "which has finished, no longer has; keep it until join ends"
+            )
+        step()
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
         """Scale the gradients so that their 2-norm is at most `max_norm`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import nn
@@ -52,7 +53,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
     Adam, AdamW, RMSprop, Adagrad and their like; not for optimisers that look at whole
     matrices (LBFGS, Muon, Adafactor).
 
-    Construction, `step` and `state_dict` are collective.
+    Construction, `step` and `state_dict` are collective. Inside `module.join()` a rank without data
+    follows the steps of the others: it takes their gradients and options (a clipped gradient, a
+    learning rate that changes) as they are when they call `step`.
 
     Args:
         module (BucketedDataParallel): whose parameters are trained.
@@ -99,6 +102,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
             if not torch.empty_like(parameter, device="meta").stride() == parameter.stride():
                 raise ValueError(f"ShardedOptimizer: parameter {known[parameter]} is not dense")
         self._module = module
+        self._number = len(module._followers)
+        module._followers.append(WeakMethod(self._follow))
         by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
         for parameter in self._all():
             by_dtype.setdefault(parameter.dtype, []).append(parameter)
@@ -131,6 +136,41 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        join = self._module._join
+        if join is not None and join.announce_step(self._number):
+            self._share(finished=False)
+        self._step_own()
+        return loss
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """On a rank that has finished inside `join`."""
+        self._share(finished=True)
+        self._step_own()
+
+    def _share(self, finished: bool) -> None:
+        """Give gradients and options of a rank that has data to those that have finished."""
+        parameters = self._all()
+        own = None
+        if not finished:
+            options = [{k: v for k, v in g.items() if k != "params"} for g in self.param_groups]
+            own = options, [parameter.grad is not None for parameter in parameters]
+        everyone = self._gather_objects(own)
+        source = next(r for r, theirs in enumerate(everyone) if theirs is not None)
+        options, used = everyone[source]
+        if finished:
+            for group, theirs in zip(self.param_groups, options, strict=True):
+                group.update(theirs)
+        for parameter, has in zip(parameters, used, strict=True):
+            if not has:
+                parameter.grad = None
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+            self._module._transport.broadcast(_in_memory_order(parameter.grad), source)
+
+    def _step_own(self) -> None:
+        """Step this rank's part and take the others'."""
         for group, inner in zip(self.param_groups, self._inner.param_groups, strict=True):
             inner.update({k: v for k, v in group.items() if k != "params"})
         for parameter, piece in self._pieces.items():
@@ -145,7 +185,6 @@ class ShardedOptimizer(torch.optim.Optimizer):
             piece.grad = None
         for flat in self._flats:
             self._module._transport.gather_shards(flat.flat)
-        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Of the whole, as the optimiser without shards gives it; collective."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lepton_train.data.examples import check_labels
+from lepton_train.layer_errors import layers_named
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_squared_error")
@@ -26,13 +27,15 @@ def call(model: Callable[..., Any], inputs: Any) -> torch.Tensor:
 
     Raises:
         TypeError: the output holds no tensor in one of these places.
+        ValueError: a layer can't take its input; the message names both.
     """
-    if isinstance(inputs, Mapping):
-        output = model(**inputs)
-    elif isinstance(inputs, tuple | list):
-        output = model(*inputs)
-    else:
-        output = model(inputs)
+    with layers_named(model):
+        if isinstance(inputs, Mapping):
+            output = model(**inputs)
+        elif isinstance(inputs, tuple | list):
+            output = model(*inputs)
+        else:
+            output = model(inputs)
     if not isinstance(output, torch.Tensor):
         if isinstance(output, Mapping) and "logits" in output:
             output = output["logits"]
