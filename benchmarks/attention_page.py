@@ -1,8 +1,8 @@
 """Write docs/attention.md and its picture from the rows of `lepton bench attention --json`.
 
 Example:
-    lepton bench attention --dtype bf16 --budget 0.5 --json bf16.json
-    lepton bench attention --dtype fp32 --budget 0.5 --json fp32.json
+    lepton bench attention --dtype bf16 --budget 0.5 --compiled --json bf16.json
+    lepton bench attention --dtype fp32 --budget 0.5 --compiled --json fp32.json
     python benchmarks/attention_page.py bf16.json fp32.json
 """
 
@@ -58,9 +58,12 @@ def table(rows: Rows, dtype: str, chosen: Callable[[str], bool]) -> Iterable[str
     yield "| case | shape | lepton, ms | torch SDPA, ms | times faster | than Flex | % of |"
     yield "|---|---|---|---|---|---|---|"
     ratios = []
+    without_flex: dict[str, list[str]] = {}
     for (case, kind), group in rows.items():
         if kind != dtype or not chosen(case) or OURS not in group:
             continue
+        if note := group.get(FLEX, {}).get("note"):
+            without_flex.setdefault(note, []).append(case.split("/")[0])
         ours = group[OURS]
         if ours["median_us"] is None:
             yield f"| {case} | {shape_text(ours['shape'])} | {ours['note']} | | | | |"
@@ -82,6 +85,9 @@ def table(rows: Rows, dtype: str, chosen: Callable[[str], bool]) -> Iterable[str
             f"Geometric mean against torch SDPA {geometric_mean(ratios):.2f}, "
             f"lowest {min(ratios):.2f}."
         )
+    for note, cases in without_flex.items():
+        yield ""
+        yield f"FlexAttention, {', '.join(cases)}: {note}."
 
 
 def rules(rows: Rows) -> Iterable[str]:

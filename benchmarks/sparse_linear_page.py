@@ -42,10 +42,14 @@ versions; a damaged file is measured anew.
 * int8 bitmask, few rows: moving a mask into a mask register and spreading 64 bytes by it occupy
   one port for three cycles in 64 weights. From about 80 % of zeros on that is slower than the
   memory, so that further zeros gain little.
-* int8 blocks on AMX: the lines of activations that a strip of 16 outputs keeps are copied together
-  for each product. Strips that keep the same inputs share the copies: `prune_` with `outputs=64`.
-* fp32 bitmask, many rows: weights are listed row by row and zeros cost nothing; tried where at
-  least half of the weights are zero.
+* int8 blocks on AMX: a block of 16 outputs x 64 inputs (`prune_` with `inputs=64`) is one tile as
+  it is stored, so that a product takes the time of the tiles that are kept, quantisation and the
+  writing of outputs. Of smaller blocks the lines of activations that a strip of 16 outputs keeps
+  are copied together for each product. Strips that keep the same inputs share the copies: `prune_`
+  with `outputs=64`.
+* fp32 bitmask, many rows: weights are listed row by row, and each is multiplied by its input in 64
+  rows that the L1 holds; zeros cost nothing. Where lists would take longer than all products, the
+  kernel expands the weights and multiplies all.
 """
 
 
@@ -56,8 +60,8 @@ def times(rows: Iterable[Row], values: str, impl: str) -> dict[Key, dict[int, fl
         shape = row.shape
         if row.impl != impl or shape["values"] != values or row.median_us is None:
             continue
-        outputs = shape["block_outputs"]
-        wide = f" {outputs} x 4" if shape["layout"] == "block" else ""
+        outputs, inputs = shape["block_outputs"], shape.get("block_inputs", 4)
+        wide = f" {outputs} x {inputs}" if shape["layout"] == "block" else ""
         key = (shape["layout"] + wide, round(100 * shape["sparsity"]), shape["K"], shape["N"])
         found.setdefault(key, {})[shape["M"]] = row.median_us
     return found
@@ -137,7 +141,7 @@ def page(rows: list[Row], commands: list[str], machine: str, note: str) -> str:
         "fp32 in and out; with int8 values the input is quantised in the call. Weights are colder",
         "than the L2 but fit the L3. Medians of interleaved calls on a shared machine: a ratio",
         "may be off by a tenth, and by more when others compute on it. Below 1 sparse is slower.",
-        "`bitmask` has its zeros anywhere, `n:m` is 2:4, a `block` is so many outputs x 4 inputs.",
+        "`bitmask` has its zeros anywhere, `n:m` is 2:4, a `block` is so many outputs x inputs.",
         "Written by `benchmarks/sparse_linear_page.py`.",
         "",
         checks(rows),

@@ -49,6 +49,8 @@ constexpr int kBackwardRows = 64;
 
 #include "cpu/attention_amx_backward.h"
 
+#include "cpu/attention_amx_decode.h"
+
 namespace lepton {
 
 const AttentionKernels kAttentionAmx = {
@@ -59,14 +61,36 @@ const AttentionKernels kAttentionAmx = {
     {amx_forward_packed, amx_forward_pack, kKeys},
     {amx_backward_packed, amx_backward_pack, kKeys},
     amx_forward_scratch,
+    amx_decode_scratch,
     amx_backward_scratch,
     amx_forward,
-    decode,
+    amx_decode,
     merge,
     amx_backward,
     kKeys,
     amx_gradient_floats,
     amx_finish_keys,
+    backward_bias,
+    finish_row,
+};
+
+const AttentionKernels kAttentionAmxInt8Cache = {
+    "amx",
+    kLanes,
+    kBlockRows,
+    kFewRows,
+    {},
+    {},
+    forward_scratch,
+    amx_decode_scratch,
+    backward_scratch,
+    forward,
+    amx_decode,
+    merge,
+    backward,
+    256,
+    gradient_floats,
+    finish_keys,
     backward_bias,
     finish_row,
 };

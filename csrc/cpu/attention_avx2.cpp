@@ -39,9 +39,9 @@ constexpr int kBackwardRows = 64;
 namespace lepton {
 
 const AttentionKernels kAttentionAvx2 = {
-    "avx2",           kLanes,        kBlockRows, kFewRows, {},       {},  forward_scratch,
-    backward_scratch, forward,       decode,     merge,    backward, 256, gradient_floats,
-    finish_keys,      backward_bias, finish_row,
+    "avx2",          kLanes,           kBlockRows,    kFewRows,   {},    {},       forward_scratch,
+    decode_scratch,  backward_scratch, forward,       decode,     merge, backward, 256,
+    gradient_floats, finish_keys,      backward_bias, finish_row,
 };
 
 }  // namespace lepton

@@ -39,9 +39,9 @@ constexpr int kBackwardRows = 64;
 namespace lepton {
 
 const AttentionKernels kAttentionAvx512 = {
-    "avx512",         kLanes,        kBlockRows, kFewRows, {},       {},  forward_scratch,
-    backward_scratch, forward,       decode,     merge,    backward, 256, gradient_floats,
-    finish_keys,      backward_bias, finish_row,
+    "avx512",        kLanes,           kBlockRows,    kFewRows,   {},    {},       forward_scratch,
+    decode_scratch,  backward_scratch, forward,       decode,     merge, backward, 256,
+    gradient_floats, finish_keys,      backward_bias, finish_row,
 };
 
 }  // namespace lepton

@@ -32,9 +32,9 @@ constexpr int kBackwardRows = 64;
 namespace lepton {
 
 const AttentionKernels kAttentionGeneric = {
-    "generic",        kLanes,        kBlockRows, kFewRows, {},       {},  forward_scratch,
-    backward_scratch, forward,       decode,     merge,    backward, 256, gradient_floats,
-    finish_keys,      backward_bias, finish_row,
+    "generic",       kLanes,           kBlockRows,    kFewRows,   {},    {},       forward_scratch,
+    decode_scratch,  backward_scratch, forward,       decode,     merge, backward, 256,
+    gradient_floats, finish_keys,      backward_bias, finish_row,
 };
 
 }  // namespace lepton

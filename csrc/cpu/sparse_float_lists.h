@@ -1,60 +1,108 @@
-// Float bitmask weights times many rows. The kept weights of a strip are listed row by row, and
-// each is multiplied by its input feature in many rows of x at once: zeros cost nothing. Every
-// output adds its products in the order of k with one rounding each, as in sparse_float.h. Read
-// inside a target region, behind sparse_float.h and attention_transpose.h.
+// Float bitmask weights times many rows. The kept weights are listed row by row, and each is
+// multiplied by its input feature in many rows of x at once: zeros cost nothing. x is transposed a
+// piece at a time, which stays in the L1: a product loads its operand from there. Every output adds
+// its products in the order of k with one rounding each, as in sparse_float.h. Read inside a target
+// region, behind sparse_float.h and attention_transpose.h.
 namespace {
 
-struct ListedWeight {
-  int32_t k;
-  float value;
-};
-
-constexpr int kListVectors = 8;  // sums of one weight row in registers
+constexpr int kListVectors = F32::width >= 16 ? 4 : 8;  // sums of one weight row in registers
 constexpr int kListRows = kListVectors * F32::width;
-constexpr int64_t kListInputs = 512;  // of x, transposed, in the L2
-constexpr int kListStrips = 64;
+constexpr int64_t kListInputs = 128;  // of x, transposed, in the L1
+constexpr int kListStrips = 32;
+constexpr int kListColumns = kListStrips * kStrip;
+constexpr int kListBlocks = 4;  // of kListRows rows that one list serves
 
-// Scratch of one task.
+// Scratch of one task. Lists and sums stay in the L2.
 struct ListBuffers {
-  float sums[kListStrips * kStrip][kListRows];
   float x[kListInputs][kListRows];
-  ListedWeight list[kStrip][kListInputs];
+  float strip[kListInputs][kStrip];
+  float rows[kStrip][kListInputs];
   float y[kListRows][kStrip];
+  float sums[kListBlocks][kListColumns][kListRows];
+  // Weights of row j of the columns: [begin[j], begin[j + 1]).
+  int32_t begin[kListColumns + 16];
+  float value[kListColumns * kListInputs + 16];
+  int32_t at[kListColumns * kListInputs + 16];  // where x begins for it
 };
 static_assert(sizeof(ListBuffers) <= lepton::kFloatScratchBytes, "does not fit the scratch");
 
-// Lists the weights of columns [k_begin, k_end); returns how many there are in each row.
+// A file with a faster one defines LEPTON_LIST_ROW and declares it before.
+#ifndef LEPTON_LIST_ROW
+// Lists what is not zero in a row of kListInputs weights; returns how many there are. May write 16
+// entries more than that.
+inline int list_row(const float* row, float* value, int32_t* at) {
+  int count = 0;
+  for (int k = 0; k < kListInputs; ++k) {
+    value[count] = row[k];
+    at[count] = k * kListRows;
+    count += row[k] != 0.0f;
+  }
+  return count;
+}
+#endif
+
+// Lists the weights of all strips in columns [k_begin, k_end).
 template <DType dtype>
-inline void list_weights(BitmaskState& state, int64_t k_begin, int64_t k_end,
-                         ListedWeight (&list)[kStrip][kListInputs], int (&count)[kStrip]) {
-  for (int& n : count) n = 0;
-  for (int64_t k = k_begin; k < k_end; ++k) {
-    uint32_t mask = mask_of(state.pattern, k);
-    alignas(64) float value[kStrip];
-    F32 w[kVectors];
-    const uint32_t all = mask;
-    expand_strip_column<dtype>(all, state.values, w);
-    for (int v = 0; v < kVectors; ++v) f32_store(value + v * F32::width, w[v]);
-    for (; mask; mask &= mask - 1) {
-      const int j = __builtin_ctz(mask);
-      list[j][count[j]++] = {static_cast<int32_t>(k - k_begin), value[j]};
+inline void list_weights(BitmaskState* state, int strips, int64_t k_begin, int64_t k_end,
+                         ListBuffers& to) {
+  int count = 0;
+  for (int64_t k = k_end - k_begin; k < kListInputs; ++k) {
+    for (float& w : to.strip[k]) w = 0.0f;
+  }
+  for (int s = 0; s < strips; ++s) {
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      F32 w[kVectors];
+      expand_strip_column<dtype>(mask_of(state[s].pattern, k), state[s].values, w);
+      for (int v = 0; v < kVectors; ++v) f32_store(to.strip[k - k_begin] + v * F32::width, w[v]);
+    }
+    transpose(to.strip[0], kStrip, kListInputs, kStrip, to.rows[0], kListInputs);
+    for (int j = 0; j < kStrip; ++j) {
+      to.begin[s * kStrip + j] = count;
+      count += list_row(to.rows[j], to.value + count, to.at + count);
+    }
+  }
+  to.begin[strips * kStrip] = count;
+}
+
+// Adds the products of `count` listed weights of `outputs` rows to their sums. A sum waits for the
+// one before it: two rows side by side fill the wait.
+template <int vectors, int outputs>
+inline void add_products(const float* const (&value)[outputs], const int32_t* const (&at)[outputs],
+                         int begin, int end, const float* x, F32 (&sum)[outputs][vectors]) {
+  for (int i = begin; i < end; ++i) {
+    for (int o = 0; o < outputs; ++o) {
+      const F32 w = f32_set(value[o][i]);
+      const float* row = x + at[o][i];
+      for (int v = 0; v < vectors; ++v) {
+        sum[o][v] = f32_fma(f32_load(row + v * F32::width), w, sum[o][v]);
+      }
     }
   }
 }
 
-template <int vectors>
-inline void add_listed(const ListedWeight* list, int count, const float (*x)[kListRows],
-                       float* sums) {
-  F32 sum[vectors];
-  for (int v = 0; v < vectors; ++v) sum[v] = f32_load(sums + v * F32::width);
-  for (int i = 0; i < count; ++i) {
-    const F32 w = f32_set(list[i].value);
-    const float* row = x[list[i].k];
-    for (int v = 0; v < vectors; ++v) {
-      sum[v] = f32_fma(f32_load(row + v * F32::width), w, sum[v]);
-    }
+template <int vectors, int outputs>
+inline void add_listed(const ListBuffers& from, int j, float (*sums)[kListRows]) {
+  F32 sum[outputs][vectors];
+  const float* value[outputs];
+  const int32_t* at[outputs];
+  int count[outputs], least = INT32_MAX;
+  for (int o = 0; o < outputs; ++o) {
+    const int begin = from.begin[j + o];
+    value[o] = from.value + begin;
+    at[o] = from.at + begin;
+    count[o] = from.begin[j + o + 1] - begin;
+    least = count[o] < least ? count[o] : least;
+    for (int v = 0; v < vectors; ++v) sum[o][v] = f32_load(sums[j + o] + v * F32::width);
   }
-  for (int v = 0; v < vectors; ++v) f32_store(sums + v * F32::width, sum[v]);
+  add_products<vectors, outputs>(value, at, 0, least, from.x[0], sum);
+  for (int o = 0; o < outputs; ++o) {
+    const float* const rest_value[1] = {value[o]};
+    const int32_t* const rest_at[1] = {at[o]};
+    F32 rest[1][vectors];
+    for (int v = 0; v < vectors; ++v) rest[0][v] = sum[o][v];
+    add_products<vectors, 1>(rest_value, rest_at, least, count[o], from.x[0], rest);
+    for (int v = 0; v < vectors; ++v) f32_store(sums[j + o] + v * F32::width, rest[0][v]);
+  }
 }
 
 template <class Body>
@@ -86,49 +134,61 @@ template <DType dtype>
 void bitmask_lists(const SparseLinear& p, const Int8Block& block, void* scratch) {
   auto& buffers = *static_cast<ListBuffers*>(scratch);
   const int64_t k_all = p.dense.layout.columns;
-  constexpr int64_t kColumns = kListStrips * kStrip;
-  for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += kListRows) {
-    const int rows = static_cast<int>(block.m_end - m0 < kListRows ? block.m_end - m0 : kListRows);
-    for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kColumns) {
-      const int64_t n1 = block.n_end - n0 < kColumns ? block.n_end : n0 + kColumns;
+  for (int64_t m0 = block.m_begin; m0 < block.m_end; m0 += kListBlocks * kListRows) {
+    const int64_t m1 =
+        block.m_end - m0 < kListBlocks * kListRows ? block.m_end : m0 + kListBlocks * kListRows;
+    const int blocks = static_cast<int>((m1 - m0 + kListRows - 1) / kListRows);
+    const auto rows_of = [&](int b) {
+      const int64_t left = m1 - m0 - b * kListRows;
+      return static_cast<int>(left < kListRows ? left : kListRows);
+    };
+    for (int64_t n0 = block.n_begin; n0 < block.n_end; n0 += kListColumns) {
+      const int64_t n1 = block.n_end - n0 < kListColumns ? block.n_end : n0 + kListColumns;
       const int strips = static_cast<int>((n1 - n0 + kStrip - 1) / kStrip);
       BitmaskState state[kListStrips];
       for (int s = 0; s < strips; ++s) state[s] = BitmaskState::of<dtype>(p, n0 / kStrip + s);
-      std::memset(buffers.sums, 0, sizeof buffers.sums[0] * static_cast<size_t>(strips * kStrip));
+      for (int b = 0; b < blocks; ++b) {
+        std::memset(buffers.sums[b], 0,
+                    sizeof buffers.sums[b][0] * static_cast<size_t>(strips * kStrip));
+      }
       for (int64_t k = 0; k < k_all; k += kListInputs) {
         const int64_t k_end = k_all - k < kListInputs ? k_all : k + kListInputs;
-        transpose_inputs(p, m0, rows, k, k_end - k, buffers.x);
-        with_vectors((rows + F32::width - 1) / F32::width, [&](auto vectors) {
-          for (int s = 0; s < strips; ++s) {
-            int count[kStrip];
-            list_weights<dtype>(state[s], k, k_end, buffers.list, count);
-            for (int j = 0; j < kStrip; ++j) {
-              add_listed<vectors()>(buffers.list[j], count[j], buffers.x,
-                                    buffers.sums[s * kStrip + j]);
+        list_weights<dtype>(state, strips, k, k_end, buffers);
+        for (int b = 0; b < blocks; ++b) {
+          const int rows = rows_of(b);
+          transpose_inputs(p, m0 + b * kListRows, rows, k, k_end - k, buffers.x);
+          with_vectors((rows + F32::width - 1) / F32::width, [&](auto vectors) {
+            constexpr int outputs = vectors() <= 4 ? 2 : 1;
+            for (int j = 0; j < strips * kStrip; j += outputs) {
+              add_listed<vectors(), outputs>(buffers, j, buffers.sums[b]);
             }
-          }
-        });
+          });
+        }
       }
       with_activation(p.dense.activation, [&](auto activation) {
-        for (int s = 0; s < strips; ++s) {
-          const int64_t n = n0 + s * kStrip;
-          transpose(buffers.sums[s * kStrip], kListRows, kStrip, rows, buffers.y[0], kStrip);
-          finish_scaled<activation()>(p.dense, m0, rows, n, columns_of(block, n), buffers.y[0],
-                                      kStrip);
+        for (int b = 0; b < blocks; ++b) {
+          const int rows = rows_of(b);
+          for (int s = 0; s < strips; ++s) {
+            const int64_t n = n0 + s * kStrip;
+            transpose(buffers.sums[b][s * kStrip], kListRows, kStrip, rows, buffers.y[0], kStrip);
+            finish_scaled<activation()>(p.dense, m0 + b * kListRows, rows, n, columns_of(block, n),
+                                        buffers.y[0], kStrip);
+          }
         }
       });
     }
   }
 }
 
-// Below, lists cost more than the products with zeros that they save.
-constexpr int64_t kFewestListRows = 3 * F32::width;
-
+// Whether lists take less time than products with all weights. In 1/32 of a cycle on AVX-512:
+// listing a weight takes some 96 and its products 5/4 of a row; spreading takes 12 and a product
+// with 16 rows 16.
 inline bool worth_lists(const SparseLinear& p, const Int8Block& block) {
-  if (block.m_end - block.m_begin < kFewestListRows) return false;
+  const int64_t rows = block.m_end - block.m_begin;
   const int64_t first = block.n_begin / kStrip, last = (block.n_end + kStrip - 1) / kStrip;
   const int64_t kept = p.offsets[last] - p.offsets[first];
-  return 2 * kept <= (last - first) * kStrip * p.dense.layout.columns;
+  const int64_t all = (last - first) * kStrip * p.dense.layout.columns;
+  return kept * (96 + rows + rows / 4) < all * (rows + 12);
 }
 
 template <DType dtype>

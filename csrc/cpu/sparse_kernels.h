@@ -10,7 +10,11 @@ extern const SparseKernels kSparseGeneric;
 extern const SparseKernels kSparseAvx2;
 extern const SparseKernels kSparseVbmi2;
 extern const SparseTileKernels kSparseAmx;
+// Parts of kSparseAmx.
 void sparse_bitmask_amx(const SparseLinear&, const Int8Block&);
+bool sparse_tiles_pay(const SparseLinear&);
+int64_t sparse_tiles_scratch(int64_t k);
+void sparse_tiles_amx(const SparseLinear&, const Int8Block&, void* scratch);
 #endif
 
 }  // namespace lepton

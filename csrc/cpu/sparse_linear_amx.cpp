@@ -197,6 +197,27 @@ void finish_rows(const Int8Linear& p, int64_t m, int rows, int64_t n, int column
   finish_sums<activation, ldc>(p, m, rows, n, columns, 0, c);
 }
 
+// finish_rows of whole strips of float outputs, written past the caches: a store that misses would
+// hold up the copies behind it, and its line would be read first.
+template <Activation activation, int ldc>
+void stream_rows(const Int8Linear& p, int64_t m, int rows, int64_t n, int, const int32_t* c) {
+  for (int r = 0; r < rows; ++r) {
+    const F32 row_scale = f32_set(p.row_scale[m + r]);
+    float* out = static_cast<float*>(p.out) + (m + r) * p.out_stride + n;
+    for (int j = 0; j < ldc; j += kStrip) {
+      const I32 sum = corrected_sum(c + r * ldc + j, p.weight_sum + n + j, p.row_zero[m + r]);
+      F32 y = f32_mul(f32_mul(f32_from_i32(sum), f32_load(p.weight_scale + n + j)), row_scale);
+      if (p.bias) y = f32_add(y, f32_load(p.bias + n + j));
+      y = activate<activation>(y);
+      if (p.residual) {
+        const int64_t at = (m + r) * p.residual_stride + n + j;
+        y = f32_add(y, load_float(p.residual, p.residual_dtype, at, kStrip));
+      }
+      _mm512_stream_ps(out + j, y.v);
+    }
+  }
+}
+
 // Outputs that are left to be made from sums.
 struct Pending {
   decltype(&finish_rows<Activation::none, kStrip>) finish;
@@ -240,6 +261,13 @@ class BlockProduct {
     sums_ = reinterpret_cast<int32_t*>(ring_ + kRing * 4 * kTile);
     outputs_ = sums_ + kTile;
     buffers_ = ring_ + (kRing + 2) * 4 * kTile;
+    // As in AmxBlocks: outputs that would take half the L2 from the operands.
+    const Int8Linear& d = p.dense;
+    const int64_t bytes = 4 * (block.m_end - block.m_begin) * (block.n_end - block.n_begin);
+    const auto first =
+        reinterpret_cast<uintptr_t>(d.out) + static_cast<uintptr_t>(4 * d.out_stride);
+    const bool aligned = (reinterpret_cast<uintptr_t>(d.out) | first) % 64 == 0;
+    past_cache_ = d.out_dtype == DType::f32 && aligned && bytes > kPastCacheBytes;
   }
 
   static int64_t scratch_bytes(int64_t k) {
@@ -267,9 +295,12 @@ class BlockProduct {
       }
       pending_.run(p_.dense, pending_.rows);
     }
+    if (past_cache_) _mm_sfence();
   }
 
  private:
+  static constexpr int64_t kPastCacheBytes = 1 << 20;
+
   static int64_t lines_bytes(int64_t k) { return k + 64; }
   // A strip that keeps all its blocks fits in any case.
   static int64_t weight_bytes(int64_t k) {
@@ -358,7 +389,9 @@ class BlockProduct {
                 outputs_,
                 kColumns};
     with_activation(d.activation, [&](auto activation) {
-      pending_.finish = finish_rows<decltype(activation)::value, kColumns>;
+      constexpr Activation kind = decltype(activation)::value;
+      pending_.finish = past_cache_ && pending_.columns == kColumns ? stream_rows<kind, kColumns>
+                                                                    : finish_rows<kind, kColumns>;
     });
   }
 
@@ -370,6 +403,7 @@ class BlockProduct {
   int32_t* outputs_;  // the same, [row][column]
   Pending pending_ = {};
   int8_t* buffers_;
+  bool past_cache_;
 };
 
 void int8_block(const SparseLinear& p, const Int8Block& block, void* scratch) {
@@ -380,7 +414,8 @@ void int8_block(const SparseLinear& p, const Int8Block& block, void* scratch) {
 }  // namespace
 
 const SparseTileKernels kSparseAmx = {
-    &kInt8Amx, pack_rows, BlockProduct::scratch_bytes, int8_block, sparse_bitmask_amx,
+    &kInt8Amx,          pack_rows,        BlockProduct::scratch_bytes, int8_block,
+    sparse_bitmask_amx, sparse_tiles_pay, sparse_tiles_scratch,        sparse_tiles_amx,
 };
 
 }  // namespace lepton

@@ -38,7 +38,33 @@ inline void expand_strip_column(uint32_t mask, const uint8_t*& values, F32* w) {
 #define LEPTON_TRANSPOSE_8X8
 #include "cpu/attention_transpose.h"
 
+#define LEPTON_LIST_ROW
+namespace {
+
+inline int list_row(const float* row, float* value, int32_t* at);
+
+}  // namespace
 #include "cpu/sparse_float_lists.h"
+
+namespace {
+
+inline int list_row(const float* row, float* value, int32_t* at) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i step = _mm512_set1_epi32(16 * kListRows);
+  __m512i from = _mm512_mullo_epi32(lanes, _mm512_set1_epi32(kListRows));
+  int count = 0;
+  for (int k = 0; k < kListInputs; k += 16) {
+    const __m512 w = _mm512_loadu_ps(row + k);
+    const __mmask16 kept = _mm512_cmp_ps_mask(w, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    _mm512_storeu_ps(value + count, _mm512_maskz_compress_ps(kept, w));
+    _mm512_storeu_si512(at + count, _mm512_maskz_compress_epi32(kept, from));
+    count += __builtin_popcount(kept);
+    from = _mm512_add_epi32(from, step);
+  }
+  return count;
+}
+
+}  // namespace
 
 #include "cpu/sparse_expand.h"
 

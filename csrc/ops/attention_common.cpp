@@ -34,9 +34,10 @@ void set_bias(AttentionCall& call, const char* op, const Tensor& bias, const Ten
 
 const AttentionKernels& choose_attention_kernels(DType dtype, DType kv_dtype) {
 #if defined(__x86_64__)
-  const bool all_bf16 = dtype == DType::bf16 && kv_dtype == DType::bf16;
-  if (all_bf16 && (isa::allowed() & isa::kAmxBf16Level) == isa::kAmxBf16Level) {
-    return kAttentionAmx;
+  if ((isa::allowed() & isa::kAmxBf16Level) == isa::kAmxBf16Level) {
+    if (dtype == DType::bf16 && kv_dtype == DType::bf16) return kAttentionAmx;
+    // Its products see 16 bits of a query, too few for float32.
+    if (dtype != DType::f32 && kv_dtype == DType::i8) return kAttentionAmxInt8Cache;
   }
   static const Candidate<const AttentionKernels*> candidates[] = {
       {isa::kVnniLevel, &kAttentionAvx512},

@@ -99,9 +99,109 @@ const void* Packed::at(const AttentionTask& task) const {
              : packed_[static_cast<size_t>(task.sequence_number * kv_heads_ + task.kv_head)];
 }
 
+namespace {
+
+// Memory of the partial results, for the tasks that have a place in it.
+Tensor place_partials(std::vector<CostedTask>& tasks, const std::vector<int64_t>& partial_at,
+                      int64_t floats) {
+  Tensor partial;
+  if (floats == 0) return partial;
+  partial = new_tensor({floats}, ScalarType::Float);
+  auto* base = static_cast<float*>(partial.mutable_data_ptr());
+  for (size_t i = 0; i < tasks.size(); ++i) {
+    if (partial_at[i] >= 0) tasks[i].task.partial = base + partial_at[i];
+  }
+  return partial;
+}
+
+struct Merge {
+  AttentionTask task;
+  int64_t at, count, stride;
+};
+
+void run_merges(const AttentionCall& call, const AttentionKernels& kernels,
+                std::vector<Merge>& merges, const Tensor& partial) {
+  if (merges.empty()) return;
+  const auto* base = static_cast<const float*>(partial.const_data_ptr());
+  const Scratch scratch(4 * call.p.value_dim + 64);
+  for (Merge& m : merges) {
+    m.task.scratch = scratch.data();
+    kernels.merge(call.p, m.task, base + m.at, m.count, m.stride);
+  }
+}
+
+// Key heads that a decoding task takes together. Where their rows lie behind each other, memory is
+// read in its own order, as far as a core's cache holds a block of keys of all of them.
+int64_t decode_heads(const Attention& p) {
+  constexpr int64_t kRunBytes = 2048;
+  if (p.k_stride.head != p.head_dim || p.v_stride.head != p.value_dim) return 1;
+  const int64_t bytes = p.kv_dtype == DType::f32 ? 4 : p.kv_dtype == DType::i8 ? 1 : 2;
+  const int64_t row = std::max<int64_t>(bytes * std::max(p.head_dim, p.value_dim), 1);
+  const int64_t most = std::max<int64_t>(kRunBytes / row, 1);
+  const int64_t groups = std::max<int64_t>((p.kv_heads + most - 1) / most, 1);
+  return (p.kv_heads + groups - 1) / groups;
+}
+
+// A few rows against many keys: every task reads its share of the keys once, for all rows.
+void run_decode(const AttentionCall& call, const AttentionKernels& kernels) {
+  const Attention& p = call.p;
+  const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t heads = std::max<int64_t>(decode_heads(p), 1);
+  const int64_t groups = (p.kv_heads + heads - 1) / heads;
+  int64_t all_keys = 0;
+  for (const AttentionSequence& s : call.sequences) all_keys += s.k_len * groups;
+  constexpr int64_t kFewestKeys = 512;
+  const int64_t keys_per_task =
+      threads == 1 ? std::max<int64_t>(all_keys, 1)
+                   : std::max(kFewestKeys, (all_keys + 4 * threads - 1) / (4 * threads));
+  std::vector<CostedTask> tasks;
+  std::vector<Merge> merges;
+  std::vector<int64_t> partial_at;
+  int64_t floats = 0;
+  for (size_t b = 0; b < call.sequences.size(); ++b) {
+    const AttentionSequence& s = call.sequences[b];
+    AttentionTask task{};
+    task.sequence = &s;
+    task.sequence_number = static_cast<int64_t>(b);
+    task.row_end = s.q_len * p.group;
+    if (task.row_end == 0) continue;
+    const int64_t parts = std::max<int64_t>((s.k_len + keys_per_task - 1) / keys_per_task, 1);
+    const int64_t stride = task.row_end * (p.value_dim + 2);
+    task.partial_head = parts * stride;
+    for (int64_t i = 0; i < parts; ++i) {
+      for (int64_t h = 0; h < p.kv_heads; h += heads) {
+        task.kv_head = h;
+        task.decode_heads = std::min(heads, p.kv_heads - h);
+        task.k_begin = s.k_len * i / parts;
+        task.k_end = s.k_len * (i + 1) / parts;
+        partial_at.push_back(parts > 1 ? floats + h * task.partial_head + i * stride : -1);
+        const auto scores = static_cast<double>(task.decode_heads * task.row_end * s.k_len);
+        const auto width = static_cast<double>(p.head_dim + p.value_dim);
+        tasks.push_back({task, scores / static_cast<double>(parts) * width});
+      }
+    }
+    if (parts == 1) continue;
+    for (int64_t h = 0; h < p.kv_heads; ++h, floats += task.partial_head) {
+      task.kv_head = h;
+      merges.push_back({task, floats, parts, stride});
+    }
+  }
+  const Tensor partial = place_partials(tasks, partial_at, floats);
+  run_tasks(tasks, kernels.decode_scratch(p, heads),
+            [&](const AttentionTask& task) { kernels.decode(p, task); });
+  run_merges(call, kernels, merges, partial);
+}
+
+}  // namespace
+
 void run_attention(AttentionCall& call) {
   const Attention& p = call.p;
   const AttentionKernels& kernels = choose_attention_kernels(p.dtype, p.kv_dtype);
+  bool few = p.dropout_below == 0;
+  for (const AttentionSequence& s : call.sequences) {
+    few = few && s.q_len * p.group <= kernels.few_rows;
+  }
+  if (few) return run_decode(call, kernels);
   const auto threads = static_cast<int64_t>(torch::stable::get_num_threads());
   // Few tasks take smaller blocks of rows, and then share the keys of one block of rows.
   int64_t rows_per_task = kernels.block_rows;
@@ -122,26 +222,14 @@ void run_attention(AttentionCall& call) {
                              ? 1
                              : (blocks_wanted + blocks_there - 1) / blocks_there;
   constexpr int64_t kFewestKeys = 512;
-  bool few = true;
-  for (const AttentionSequence& s : call.sequences) {
-    few = few && s.q_len * p.group <= kernels.few_rows;
-  }
-  const bool decode = few && p.dropout_below == 0;
   std::vector<CostedTask> tasks;
-  struct Merge {
-    AttentionTask task;
-    int64_t at, count, stride;
-  };
   std::vector<Merge> merges;
   std::vector<int64_t> partial_at;
   int64_t floats = 0;
   for (size_t b = 0; b < call.sequences.size(); ++b) {
     const AttentionSequence& s = call.sequences[b];
     const int64_t rows = s.q_len * p.group;
-    // Decoding reads the same few hundred keys of all heads in turn: their rows share pages.
-    const int64_t most = s.k_len / kFewestKeys;
-    const int64_t parts =
-        decode ? std::max<int64_t>(most, 1) : std::clamp<int64_t>(most, 1, shares);
+    const int64_t parts = std::clamp<int64_t>(s.k_len / kFewestKeys, 1, shares);
     std::vector<Merge> blocks_of_rows;
     for (int64_t h = 0; h < p.kv_heads; ++h) {
       for (int64_t r = 0; r < rows; r += rows_per_task) {
@@ -163,38 +251,21 @@ void run_attention(AttentionCall& call) {
         task.k_begin = s.k_len * i / parts;
         task.k_end = s.k_len * (i + 1) / parts;
         partial_at.push_back(parts > 1 ? block.at + i * block.stride : -1);
-        // Equal costs keep their order.
-        const double keys = static_cast<double>(s.k_len) / static_cast<double>(parts);
-        const double scores = decode ? static_cast<double>(task.row_end - task.row_begin) * keys
-                                     : score_count(p, task);
-        tasks.push_back({task, scores * width});
+        tasks.push_back({task, score_count(p, task) * width});
       }
     }
     if (parts > 1) merges.insert(merges.end(), blocks_of_rows.begin(), blocks_of_rows.end());
   }
-  Tensor partial;
-  if (floats > 0) {
-    partial = new_tensor({floats}, ScalarType::Float);
-    auto* base = static_cast<float*>(partial.mutable_data_ptr());
-    for (size_t i = 0; i < tasks.size(); ++i) {
-      if (partial_at[i] >= 0) tasks[i].task.partial = base + partial_at[i];
-    }
-  }
+  const Tensor partial = place_partials(tasks, partial_at, floats);
   const Packed packed(call, kernels.forward_pack, [&](const AttentionSequence& s) {
-    return !decode && s.q_len * p.group > rows_per_task;
+    return s.q_len * p.group > rows_per_task;
   });
   run_tasks(tasks, kernels.forward_scratch(p), [&](const AttentionTask& given) {
     AttentionTask task = given;
     task.packed = packed.at(task);
-    (decode ? kernels.decode : kernels.forward)(p, task);
+    kernels.forward(p, task);
   });
-  if (merges.empty()) return;
-  const auto* base = static_cast<const float*>(partial.const_data_ptr());
-  const Scratch scratch(4 * p.value_dim + 64);
-  for (Merge& m : merges) {
-    m.task.scratch = scratch.data();
-    kernels.merge(p, m.task, base + m.at, m.count, m.stride);
-  }
+  run_merges(call, kernels, merges, partial);
 }
 
 }  // namespace lepton

@@ -105,16 +105,30 @@ struct Plan {
   int64_t strips_at_once;
   const SparseTileKernels* blocks = nullptr;   // set: rows are packed 16 at a time for these
   const SparseTileKernels* bitmask = nullptr;  // set: weights are expanded tile by tile
+  const SparseTileKernels* whole = nullptr;    // set: blocks lie together and are tiles as stored
 };
 
-Plan make_plan(const SparseKernels& kernels, const SparseHeader& h, const Int8RowLayout& layout,
-               int64_t m) {
+Plan make_plan(const SparseKernels& kernels, const SparseHeader& h, const SparseLinear& p) {
+  const Int8RowLayout& layout = p.dense.layout;
+  const int64_t m = p.dense.m;
   if (!h.is_int8()) {
     const int64_t scratch = h.is_block() ? kPanelBytes : std::max(kPanelBytes, kFloatScratchBytes);
     return {kernels.rows->widen, 4, 0, scratch, nullptr, 0};
   }
   const SparseTileKernels* on_tiles = choose_tile_kernels();
   if (h.is_block()) {
+    if (on_tiles && m >= kRowsOfTile && on_tiles->tiles_pay(p)) {
+      const int64_t scratch = on_tiles->tiles_scratch_bytes(layout.row_padded);
+      return {on_tiles->rows->quantize,
+              1,
+              kRowsOfTile,
+              scratch,
+              nullptr,
+              0,
+              nullptr,
+              nullptr,
+              on_tiles};
+    }
     if (on_tiles && m >= kRowsOfTile) {
       const int64_t scratch = on_tiles->scratch_bytes(layout.row_padded);
       return {on_tiles->rows->quantize, 1, 0, scratch, nullptr, 0, on_tiles};
@@ -122,7 +136,10 @@ Plan make_plan(const SparseKernels& kernels, const SparseHeader& h, const Int8Ro
     return {
         kernels.rows->quantize_operands, kernels.rows->operand_bytes, 0, kPanelBytes, nullptr, 0};
   }
-  if (on_tiles && m > kFewInt8Rows && m <= kTileRowsAtOnce) {
+  // Four products a vector of weights keep the ports busy that spread them; tiles leave them free,
+  // but their stores cost more than that where memory is the limit.
+  const bool few_are_bound = m == kFewInt8Rows && 5 * h.count <= 2 * h.out_features * h.in_features;
+  if (on_tiles && (m > kFewInt8Rows || few_are_bound) && m <= kTileRowsAtOnce) {
     return {on_tiles->rows->quantize, 1, 0, 0, nullptr, 0, nullptr, on_tiles};
   }
   if (m <= kFewInt8Rows) {
@@ -163,6 +180,7 @@ void multiply(const SparseKernels& kernels, const Plan& plan, const SparseHeader
   if (h.is_int8()) {
     if (plan.blocks) return plan.blocks->int8_block(p, block, scratch);
     if (plan.bitmask) return plan.bitmask->int8_bitmask(p, block);
+    if (plan.whole) return plan.whole->int8_tiles(p, block, scratch);
     if (h.is_block()) return kernels.int8_block(p, block, scratch);
     if (plan.tiles) return expand_and_multiply(kernels, plan, p, block, scratch);
     return kernels.int8_few(p, block);
@@ -191,7 +209,7 @@ void run_sparse_linear(const SparseKernels& kernels, const SparseHeader& h, Int8
                        SparseLinear p) {
   const int64_t rows = p.dense.m;
   if (rows == 0 || p.dense.n == 0) return;
-  const Plan plan = make_plan(kernels, h, p.dense.layout, rows);
+  const Plan plan = make_plan(kernels, h, p);
   // A stride of a multiple of 4096 bytes would put the rows of a tile into one set of the L1.
   int64_t stride = p.dense.layout.row_padded;
   if (stride * plan.operand_bytes % 512 == 0) stride += 64 / plan.operand_bytes;

@@ -82,6 +82,8 @@ struct AttentionTask {
   int64_t row_begin, row_end;
   int64_t k_begin, k_end;  // keys to look at, within [0, k_len)
   float* partial;          // null: write the output; else (value_dim + 2) floats a row
+  int64_t decode_heads;    // decoding: key heads from kv_head on, with one range of rows each
+  int64_t partial_head;    // decoding: floats from the partial results of one head to the next
   float* grad_keys;        // backward: sums of all keys and values, added to
   const void* packed;      // what `pack` of the pass made of the sequence and key head, or null
   void* scratch;           // 64-byte aligned, of the kernel's size
@@ -103,6 +105,7 @@ struct AttentionKernels {
   int64_t few_rows;    // up to here `decode` is faster than `forward`
   AttentionPack forward_pack, backward_pack;
   int64_t (*forward_scratch)(const Attention&);
+  int64_t (*decode_scratch)(const Attention&, int64_t heads);
   int64_t (*backward_scratch)(const Attention&);
   void (*forward)(const Attention&, const AttentionTask&);
   void (*decode)(const Attention&, const AttentionTask&);

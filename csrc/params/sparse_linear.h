@@ -22,7 +22,7 @@ constexpr int kPanelRows = 192;
 constexpr int kPanelStrips = 16;
 constexpr int64_t kPanelBytes = int64_t{4} * kPanelRows * kPanelStrips * 16;
 // Of a task of float_bitmask.
-constexpr int64_t kFloatScratchBytes = int64_t{1} << 20;
+constexpr int64_t kFloatScratchBytes = int64_t{9} << 17;
 // Most rows that the kernels for few rows take.
 constexpr int64_t kFewInt8Rows = 4;
 
@@ -51,6 +51,10 @@ struct SparseTileKernels {
   void (*int8_block)(const SparseLinear&, const Int8Block&, void* scratch);
   // Bitmask, at most kTileRowsAtOnce rows, as int8.
   void (*int8_bitmask)(const SparseLinear&, const Int8Block&);
+  // Blocks that lie together; `a` is rows as int8.
+  bool (*tiles_pay)(const SparseLinear&);
+  int64_t (*tiles_scratch_bytes)(int64_t k);  // of one task
+  void (*int8_tiles)(const SparseLinear&, const Int8Block&, void* scratch);
 };
 constexpr int64_t kTileRowsAtOnce = 16;
 

@@ -210,6 +210,10 @@ def check_packed(op: str, packed: torch.Tensor) -> SparseHeader:
     pattern = _pattern(packed, header)
     if header.is_block:
         good = bool((counts >= 0).all()) and bool((pattern < header.in_padded // 4).all())
+        if good and int(counts.sum()) == header.stored:
+            # Each strip's blocks come in the order of the inputs.
+            strip = torch.repeat_interleave(counts)
+            good = bool(((pattern[1:] > pattern[:-1]) | (strip[1:] > strip[:-1])).all())
     else:
         good = torch.equal(counts, pattern.sum(1))
     if not good or int(offsets[0]) != 0 or int(offsets[-1]) != header.stored:

@@ -144,6 +144,7 @@ def prune_(
     n: int = 2,
     m: int = 4,
     outputs: int = 16,
+    inputs: int = 4,
 ) -> PruningReport:
     """Mask the weights of linear layers that matter least; in place, again and again.
 
@@ -160,7 +161,8 @@ def prune_(
             "movement", -weight * gradient (Sanh et al., 2020); "wanda", |weight| * norm of its
             input, compared within each output feature. Default: "magnitude".
         pattern (str): "unstructured"; "2:4"; "n:m" with arguments `n` and `m`; "block", blocks of
-            `outputs` x 4 features, which `sparse_linear` runs fastest. Default: "unstructured".
+            `outputs` x `inputs` features, which `sparse_linear` runs fastest. Default:
+            "unstructured".
         scope (str): "layer", the same sparsity in each; "global", one threshold for all, for
             patterns unstructured and block, but that every layer keeps a weight, and every group of
             `outputs` a block. Default: "layer".
@@ -175,6 +177,9 @@ def prune_(
         m (int): size of a group. Default: 4.
         outputs (int): output features of a block: 16, 32 or 64. More cost accuracy and are faster
             with int8 values on AMX. Default: 16.
+        inputs (int): input features of a block: 4 or 64. Blocks of 16 x 64 are tiles of AMX and
+            cost nothing but the products that are kept: by far the fastest with int8 values and 16
+            rows or more. Default: 4.
 
     Returns:
         PruningReport: the layers, their share of zeros, and why some were left.
@@ -195,6 +200,8 @@ def prune_(
     _check(sparsity, criterion, pattern, scope, n, m)
     if outputs not in (16, 32, 64):
         raise ValueError(f"prune_: outputs must be 16, 32 or 64, got {outputs}")
+    if inputs not in (4, 64):
+        raise ValueError(f"prune_: inputs must be 4 or 64, got {inputs}")
     layers, rows = _choose(model, include, exclude)
     _check_shapes(layers, pattern, m)
     if schedule is not None:
@@ -220,7 +227,7 @@ def prune_(
     if structured:
         masks = {name: n_of_m_mask(score, n, m) for name, score in scores.items()}
     elif pattern == "block":
-        masks = _block_masks(scores, now, scope, outputs)
+        masks = _block_masks(scores, now, scope, (outputs, inputs))
     elif scope == "global":
         held = {name: _best(score.view(1, -1)).view_as(score) for name, score in scores.items()}
         masks = _global_masks(scores, now, held)
@@ -347,16 +354,14 @@ def _best(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _block_masks(
-    scores: dict[str, torch.Tensor], sparsity: float, scope: str, outputs: int
+    scores: dict[str, torch.Tensor], sparsity: float, scope: str, block: tuple[int, int]
 ) -> dict[str, torch.Tensor]:
-    blocks = {name: block_scores(score, outputs) for name, score in scores.items()}
+    blocks = {name: block_scores(score, *block) for name, score in scores.items()}
     if scope == "global":
         chosen = _global_masks(blocks, sparsity, {name: _best(b) for name, b in blocks.items()})
     else:
         chosen = {name: unstructured_mask(b, sparsity, False) for name, b in blocks.items()}
-    return {
-        name: expand_blocks(chosen[name], score.shape, outputs) for name, score in scores.items()
-    }
+    return {name: expand_blocks(chosen[name], s.shape, *block) for name, s in scores.items()}
 
 
 def make_permanent_(model: nn.Module) -> nn.Module:

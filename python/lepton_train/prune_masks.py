@@ -75,16 +75,19 @@ def unstructured_mask(scores: torch.Tensor, sparsity: float, by_row: bool) -> to
     return _keep_best(units, kept_count(units.shape[-1], sparsity)).view(scores.shape)
 
 
-def block_scores(scores: torch.Tensor, outputs: int = BLOCK[0]) -> torch.Tensor:
-    """Sums over blocks of `outputs` x 4; blocks at the edges hold fewer weights."""
+def block_scores(
+    scores: torch.Tensor, outputs: int = BLOCK[0], inputs: int = BLOCK[1]
+) -> torch.Tensor:
+    """Sums over blocks of `outputs` x `inputs`; blocks at the edges hold fewer weights."""
     rows, columns = scores.shape
-    height, width = outputs, BLOCK[1]
-    padded = scores.new_zeros(-(-rows // height) * height, -(-columns // width) * width)
+    padded = scores.new_zeros(-(-rows // outputs) * outputs, -(-columns // inputs) * inputs)
     padded[:rows, :columns] = scores
-    return padded.view(padded.shape[0] // height, height, -1, width).sum((1, 3))
+    return padded.view(padded.shape[0] // outputs, outputs, -1, inputs).sum((1, 3))
 
 
-def expand_blocks(blocks: torch.Tensor, shape: torch.Size, outputs: int = BLOCK[0]) -> torch.Tensor:
+def expand_blocks(
+    blocks: torch.Tensor, shape: torch.Size, outputs: int = BLOCK[0], inputs: int = BLOCK[1]
+) -> torch.Tensor:
     """A mask of blocks as a mask of weights."""
-    height, width = outputs, BLOCK[1]
-    return blocks.repeat_interleave(height, 0).repeat_interleave(width, 1)[: shape[0], : shape[1]]
+    wide = blocks.repeat_interleave(outputs, 0).repeat_interleave(inputs, 1)
+    return wide[: shape[0], : shape[1]]

@@ -85,6 +85,28 @@ def test_strips_that_keep_the_same_blocks(isa, compare, together, rows):
     check(torch.randn(rows, 198), weight, "block", torch.int8, compare, bias=torch.randn(170))
 
 
+@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("rows", [16, 37, 100])
+@pytest.mark.parametrize("in_features", [256, 330])
+def test_blocks_that_are_tiles(isa, compare, together, rows, in_features):
+    """AMX multiplies 16 x 64 blocks as they are stored; the last one may be narrower."""
+    tiles = -(-in_features // 64)
+    kept = (torch.rand(-(-7 // together), tiles) < 0.5).repeat_interleave(together, 0)[:7]
+    mask = kept.repeat_interleave(16, 0).repeat_interleave(64, 1)[:106, :in_features]
+    weight, x = torch.randn(106, in_features) * mask, torch.randn(rows, in_features)
+    check(x, weight, "block", torch.int8, compare, bias=torch.randn(106))
+    rest = {"residual": torch.randn(rows, 106), "activation": "gelu", "out_dtype": torch.bfloat16}
+    check(x, weight, "block", torch.int8, compare, **rest)
+
+
+def test_tiles_with_large_outputs(isa, compare):
+    """Outputs that are written past the caches, in whole lines; a few blocks are missing."""
+    kept = torch.rand(32, 4) < 0.5
+    mask = kept.repeat_interleave(16, 0).repeat_interleave(64, 1)
+    mask[:64, 20:24] = False
+    check(torch.randn(600, 256), torch.randn(512, 256) * mask, "block", torch.int8, compare)
+
+
 @pytest.mark.parametrize("density", [0.03, 1.0])
 def test_long_rows(isa, compare, density):
     """Rows that the L2 does not hold together, and strips that fill the buffer of weights."""

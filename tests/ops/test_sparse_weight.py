@@ -166,3 +166,8 @@ def test_damaged_weights_are_refused(layout):
     wrong = -1 if layout == "block" else ~int(packed.view(torch.int16)[pattern_at // 2])
     with pytest.raises(ValueError, match="pattern does not match"):
         lk.SparseWeight(changed(pattern_at // 2, wrong, torch.int16))
+    if layout == "block":
+        # The second block of a strip before the first.
+        second = int(packed.view(torch.int16)[pattern_at // 2 + 1])
+        with pytest.raises(ValueError, match="pattern does not match"):
+            lk.SparseWeight(changed(pattern_at // 2, second, torch.int16))

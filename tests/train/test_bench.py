@@ -16,6 +16,7 @@ from lepton_train.bench import (
     deepsparse_worker,
     harness,
     int8_linear,
+    machine,
     measure,
     report,
     shapes,
@@ -355,3 +356,15 @@ def test_a_bucket_row_without_a_match_has_no_time(native):
 def test_bucket_refuses_options_that_do_not_reach_the_ranks(native, capsys):
     assert bench.run("bucket", None, "cpu", ["--isa", "generic"]) == 2
     assert "bucket takes no --isa" in capsys.readouterr().err
+
+
+def test_commit_that_the_caller_states(monkeypatch):
+    """An installed package does not know its own; a value that is no commit is refused."""
+    machine.commit.cache_clear()
+    monkeypatch.setenv("LEPTON_COMMIT", "22850cf0123f")
+    assert machine.commit() == "22850cf0123f"
+    machine.commit.cache_clear()
+    monkeypatch.setenv("LEPTON_COMMIT", "main")
+    with pytest.raises(ValueError, match="LEPTON_COMMIT must be a commit's hexadecimal name"):
+        machine.commit()
+    machine.commit.cache_clear()

@@ -123,6 +123,16 @@ def test_every_criterion(task, criterion):
     assert report.after.sparsity == pytest.approx(0.5 * 4096 / 4448, abs=0.01)
 
 
+def test_blocks_of_a_given_shape(task):
+    model, data = task
+    step = {"sparsity": 0.5, "pattern": "block", "outputs": 8, "inputs": 16, "include": ["layers"]}
+    small, _ = lt.compress(model, {"steps": [{"prune": step}]}, data=data, **QUIET)
+    for layer in small.layers:
+        kept = (layer.weight != 0).unflatten(1, (-1, 16)).unflatten(0, (-1, 8))
+        blocks = kept.float().mean((1, 3))
+        assert set(blocks.flatten().tolist()) == {0.0, 1.0}
+
+
 @pytest.mark.parametrize("mode", ["dynamic", "fp8"])
 def test_the_budget_leaves_the_sensitive_layer_in_float(task, mode):
     model, data = task

@@ -168,6 +168,19 @@ def test_blocks_of_outputs(outputs):
     assert not torch.equal(kept[0], kept[128])
     with pytest.raises(ValueError, match="prune_: outputs must be 16, 32 or 64, got 8"):
         lt.prune_(model, 0.5, pattern="block", outputs=8)
+    with pytest.raises(ValueError, match="prune_: inputs must be 4 or 64, got 16"):
+        lt.prune_(model, 0.5, pattern="block", inputs=16)
+
+
+def test_blocks_of_tiles():
+    model = nn.Linear(150, 40)
+    lt.prune_(model, 0.5, pattern="block", inputs=64)
+    kept = model.weight != 0
+    for row in range(0, 40, 16):
+        for column in range(0, 150, 64):
+            block = kept[row : row + 16, column : column + 64]
+            assert (block == block[0, 0]).all()
+    assert 0 < kept.float().mean() < 1
 
 
 def test_masks_survive_training_copies_and_state_dicts():

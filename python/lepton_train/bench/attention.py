@@ -226,16 +226,23 @@ def flex(problem: Problem) -> Callable[..., torch.Tensor]:
     device = problem.q.device.type
     if problem.training and device == "cpu":
         raise Missing("FlexAttention has no backward on the CPU")
-    if s.lengths:
-        raise Missing("one block mask for each sequence")
+    if s.pieces:
+        raise Missing("FlexAttention compiles anew for each of the lengths")
     block_mask = None
     if s.causal:
+        ends = torch.tensor(list(itertools.accumulate(s.lengths or (s.length,))), device=device)
+        sequence = torch.bucketize(torch.arange(s.length, device=device), ends, right=True)
 
         def seen(b: Any, h: Any, i: Any, j: Any) -> Any:
-            return (j <= i) & (j >= i - s.window) if s.window >= 0 else j <= i
+            mask = j <= i
+            if s.window >= 0:
+                mask = mask & (j >= i - s.window)
+            return mask & (sequence[i] == sequence[j]) if s.lengths else mask
 
         block_mask = create_block_mask(seen, None, None, s.rows, s.length, device=device)
-    compiled = torch.compile(flex_attention)
+    # Else the shapes of earlier cases turn it dynamic, and after eight of them off.
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, dynamic=False)
     return functools.partial(compiled, block_mask=block_mask, enable_gqa=s.group > 1)
 
 

@@ -39,7 +39,18 @@ def description() -> str:
 
 @functools.cache
 def commit() -> str:
-    """Commit of the lepton-kernels clone that the command runs in, else the package's version."""
+    """Commit of what is measured.
+
+    An installed package does not know its own: LEPTON_COMMIT where that is set, else the commit of
+    the lepton-kernels clone that the command runs in, else the package's version.
+    """
+    stated = os.environ.get("LEPTON_COMMIT", "")
+    if stated:
+        if not re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", stated):
+            raise ValueError(
+                f"bench: LEPTON_COMMIT must be a commit's hexadecimal name, got {stated!r}"
+            )
+        return stated
     try:
         root = Path(_git("rev-parse", "--show-toplevel"))
         if 'name = "lepton-kernels"' in (root / "pyproject.toml").read_text(encoding="utf-8"):

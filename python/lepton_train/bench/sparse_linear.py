@@ -38,11 +38,14 @@ class Weights:
     values: str
     sparsity: int
     outputs: int = 16  # of a block
+    inputs: int = 4
 
     @property
     def name(self) -> str:
         """As in the case's name."""
-        wide = f"x{self.outputs}" if self.outputs > 16 else ""
+        wide = f"x{self.outputs}" if self.outputs > 16 or self.inputs > 4 else ""
+        if self.inputs > 4:
+            wide += f"x{self.inputs}"
         return f"{self.layout.replace(':', '')}{self.sparsity}{wide}.{self.values}"
 
 
@@ -124,9 +127,9 @@ def _mask(scores: torch.Tensor, weights: Weights) -> torch.Tensor:
     if weights.layout == "n:m":
         return n_of_m_mask(scores, 2, 4)
     if weights.layout == "block":
-        blocks = block_scores(scores, weights.outputs)
-        kept = unstructured_mask(blocks, sparsity, by_row=False)
-        return expand_blocks(kept, scores.shape, weights.outputs)
+        block = weights.outputs, weights.inputs
+        kept = unstructured_mask(block_scores(scores, *block), sparsity, by_row=False)
+        return expand_blocks(kept, scores.shape, *block)
     return unstructured_mask(scores, sparsity, by_row=False)
 
 
@@ -144,6 +147,7 @@ def case_of(problem: Problem, weights: Weights, dtype: str) -> Case:
             "M": problem.m, "K": layer.k, "N": layer.n, "layout": weights.layout,
             "values": weights.values, "sparsity": weights.sparsity / 100,
             "block_outputs": weights.outputs,
+            "block_inputs": weights.inputs,
             "weights_exceed": colder_than,
         },
         dtype=dtype,
@@ -165,8 +169,14 @@ def problems(options: Options) -> list[tuple[dict[str, Any], Weights, int, str]]
         if layer["name"] in names
         for kind in data["weights"]
         for weights in (
-            Weights(kind["layout"], kind["values"], s, kind.get("outputs", 16))
-            for s in kind["sparsity"]
+            Weights(
+                kind["layout"],
+                kind["values"],
+                sparsity,
+                kind.get("outputs", 16),
+                kind.get("inputs", 4),
+            )
+            for sparsity in kind["sparsity"]
         )
         for dtype in options.dtypes
         for m in rows

@@ -72,6 +72,8 @@ class Prune(Training):
     exclude: Patterns = None
     n: int = Field(2, ge=1)
     m: int = Field(4, ge=1)
+    outputs: int = Field(16, ge=1)
+    inputs: int = Field(4, ge=1)
     ramp: Literal["one-shot", "linear", "cubic"] = "cubic"
     rounds: int = Field(1, ge=1)
     batches: int = Field(8, ge=1)

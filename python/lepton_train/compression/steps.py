@@ -138,6 +138,8 @@ class Workshop:
                 schedule=ramp,
                 n=settings.n,
                 m=settings.m,
+                outputs=settings.outputs,
+                inputs=settings.inputs,
             )
             if settings.epochs:
                 history += self.train(settings)["history"]
