@@ -1,5 +1,9 @@
-// Forward kernel in bfloat16 tiles: strips of 32 rows, blocks of 128 keys. Read behind
-// attention_forward.h and attention_amx_scores.h.
+// Forward kernel in bfloat16 tiles: strips of 32 rows pass over blocks of 128 keys. Scores become
+// weights 64 keys at a time, which fit L1 with all they come from: a store to a line that L1 lacks
+// takes four times as long. Tile and vector work come one after another: for some 200 cycles after
+// any tile instruction a core issues one instruction on 512 bits a cycle instead of two, so that
+// vector work beside tile work gains nothing. Read behind attention_forward.h and
+// attention_amx_scores.h.
 namespace {
 
 class AmxForward {
@@ -11,6 +15,7 @@ class AmxForward {
         value_steps_(steps_of(p.value_dim)),
         scores_(p, t, arena),
         s_(arena.take<float>(kStrip * kKeys)),
+        weights_(arena.take<uint16_t>(kStrip * kKeys)),
         q_(arena.take<uint16_t>(kBlockRows * 32 * head_steps_)),
         out_(arena.take<float>(kBlockRows * 32 * value_steps_)),
         most_(arena.take<float>(kBlockRows)),
@@ -48,11 +53,14 @@ class AmxForward {
  private:
   static constexpr int kStrips = kBlockRows / kStrip;
   static constexpr int kChunk = 4;  // blocks that all strips pass over before the next
-  // Sums are kept relative to a score that may lie this far (in log2) below the largest.
-  static constexpr float kSlack = 8.0f;
+  // Weights are kept relative to a score that is the largest of a row's first keys. Where 16 sums
+  // of an item's weights exceed this, a larger score takes its place.
+  static constexpr float kMostWeight = 256.0f;
+  static constexpr int kPart = 2;            // steps whose scores become weights together
+  static constexpr float kNoWeight = -1.0f;  // of a row that has seen no key
 
   struct Item {
-    int strip;
+    int strip, rows;
     Block block;
     const uint16_t* packed;
   };
@@ -65,11 +73,12 @@ class AmxForward {
       if (lanes_[i].any.lo < lo_) lo_ = lanes_[i].any.lo;
       if (lanes_[i].any.hi > hi_) hi_ = lanes_[i].any.hi;
       load_queries(i);
-      started_[i] = false;
+      started_[i] = based_[i] = false;
     }
     for (int i = 0; i < strips_ * kStrip; ++i) {
-      most_[i] = limit_[i] = kMinusInfinity;
+      most_[i] = kMinusInfinity;
       base_[i] = 0.0f;
+      limit_[i] = kNoWeight;
     }
     std::memset(sum_, 0, sizeof(float) * static_cast<size_t>(strips_ * kStrip * 16));
     if (lo_ < hi_) chunks();
@@ -92,9 +101,9 @@ class AmxForward {
       }
       for (int i = 0; i < strips_; ++i) {
         for (int64_t b = chunk; b < chunk_end; ++b) {
-          Item next{i, {}, packed + (b - chunk) * block_halves(p_)};
+          Item next{i, lanes_[i].rows > 16 ? 32 : 16, {}, packed + (b - chunk) * block_halves(p_)};
           if (!scores_.block(lanes_[i], b * kKeys, next.block)) continue;
-          if (lanes_[i].rows > 16) {
+          if (next.rows > 16) {
             item<2>(next);
           } else {
             item<1>(next);
@@ -104,22 +113,39 @@ class AmxForward {
     }
   }
 
+  static bool hides(const Lanes& lanes, const Block& block) {
+    return block.first + block.from * 32 < lanes.all.lo ||
+           block.first + block.to * 32 > lanes.all.hi;
+  }
+
   template <int tiles>
   void item(const Item& x) {
-    tiles_read_memory();
-    rows_by_keys<tiles>(q_ + x.strip * kStrip * 32 * head_steps_, x.packed, head_steps_,
-                        x.block.from, x.block.to, s_);
-    if (scores_.changes() || x.block.hides) {
-      scores_.adjust(lanes_[x.strip], x.block, s_, nullptr);
+    int values_from = x.block.from;
+    for (Item part = x; part.block.from < x.block.to; part.block.from = part.block.to) {
+      Block& block = part.block;
+      block.to = (block.from / kPart + 1) * kPart;
+      if (block.to > x.block.to) block.to = x.block.to;
+      block.hides = x.block.hides && hides(lanes_[x.strip], block);
+      tiles_read_memory();
+      rows_by_keys<tiles>(q_ + x.strip * kStrip * 32 * head_steps_, x.packed, head_steps_,
+                          block.from, block.to, scores_of(block));
+      if (scores_.changes() || block.hides) {
+        scores_.adjust(lanes_[x.strip], block, scores_of(block), nullptr);
+      }
+      if (!based_[x.strip]) first_base(part);
+      uint32_t grown = weigh(part, 0, x.rows);
+      if (grown && values_from < block.from) {
+        values<tiles>(x, values_from, block.from);
+        values_from = block.from;
+      }
+      for (; grown; grown &= grown - 1) grow(part, __builtin_ctz(grown));
     }
-    if (p_.dropout_below) {
-      softmax<0, true>(x, tiles * 16);
-    } else if (x.block.to - x.block.from == kKeySteps) {
-      softmax<kKeySteps, false>(x, tiles * 16);
-    } else {
-      softmax<0, false>(x, tiles * 16);
-    }
-    values<tiles>(x);
+    values<tiles>(x, values_from, x.block.to);
+  }
+
+  // All parts of a block take the same place.
+  float* scores_of(const Block& block) const {
+    return s_ + (kKeySteps - kPart - block.from / kPart * kPart) * 2 * kTileFloats;
   }
 
   void load_queries(int i) {
@@ -138,94 +164,127 @@ class AmxForward {
   float* out(int strip) { return out_ + strip * kStrip * 32 * value_steps_; }
 
   template <int tiles>
-  void values(const Item& x) {
+  void values(const Item& x, int from, int to) {
     tiles_read_memory();
-    const Product product{reinterpret_cast<const uint16_t*>(s_),
-                          kKeyTiles * 2 * kTileFloats,
-                          4 * kTileFloats,
+    const Product product{weights_,
+                          kKeySteps * kTileHalves,
+                          kTileHalves,
                           x.packed + key_block_halves(p_.head_dim),
                           kKeySteps * 2 * kTileHalves,
                           2 * kTileHalves,
                           out(x.strip),
                           2 * value_steps_ * kTileFloats,
                           value_steps_,
-                          x.block.from,
-                          x.block.to};
+                          from,
+                          to};
     multiply_tiles<tiles>(product, started_[x.strip]);
     started_[x.strip] = true;
   }
 
-  static int64_t row_at(int r) { return r / 16 * kKeyTiles * kTileFloats + r % 16 * 16; }
+  // Largest scores of a row in 16 lanes.
+  F32 largest(const Item& x, int row) const {
+    const float* s = scores_of(x.block) + row / 16 * kKeyTiles * kTileFloats + row % 16 * 16;
+    F32 top = f32_load(s + 2 * x.block.from * kTileFloats);
+    for (int n = 2 * x.block.from + 1; n < 2 * x.block.to; ++n) {
+      top = f32_max(top, f32_load(s + n * kTileFloats));
+    }
+    return f32_mul(top, f32_set(scores_.factor()));
+  }
 
-  // Takes a row to a new largest score, and what has been summed with it.
-  void grow(int strip, int r, float now) {
-    const int at = strip * kStrip + r;
-    const float before = most_[at];
-    most_[at] = base_[at] = now;
-    limit_[at] = now + kSlack;
-    if (!started_[strip]) return;
-    const F32 shrink = f32_set(std::exp2(before - now));
-    float* sum = sum_ + at * 16;
-    f32_store(sum, f32_mul(f32_load(sum), shrink));
-    float* o = out(strip) + r / 16 * 2 * value_steps_ * kTileFloats + r % 16 * 16;
-    for (int64_t n = 0; n < 2 * value_steps_; ++n) {
-      f32_store(o + n * kTileFloats, f32_mul(f32_load(o + n * kTileFloats), shrink));
+  // What the weights of a strip are relative to: the largest scores of its first item.
+  void first_base(const Item& x) {
+    based_[x.strip] = true;
+    for (int first = 0; first < x.rows; first += 16) {
+      const int at = x.strip * kStrip + first;
+      __m512i rows[16];
+      for (int r = 0; r < 16; ++r) rows[r] = _mm512_castps_si512(largest(x, first + r).v);
+      transpose_dwords(rows);
+      F32 top{_mm512_castsi512_ps(rows[0])};
+      for (int r = 1; r < 16; ++r) top = f32_max(top, {_mm512_castsi512_ps(rows[r])});
+      const __mmask16 seen = _mm512_cmp_ps_mask(top.v, _mm512_set1_ps(kMinusInfinity), _CMP_GT_OQ);
+      _mm512_mask_storeu_ps(most_ + at, seen, top.v);
+      _mm512_mask_storeu_ps(base_ + at, seen, top.v);
+      _mm512_mask_storeu_ps(limit_ + at, seen, _mm512_set1_ps(kMostWeight));
     }
   }
 
-  // Scores to weights in bfloat16, in the place of every other tile; `steps` of 32 keys from 0 on,
-  // or those of the block.
+  // Takes a row to a new largest score, and what has been summed with it; then weighs it.
+  void grow(const Item& x, int r) {
+    const int at = x.strip * kStrip + r;
+    const float now = f32_reduce_max(largest(x, r)), before = most_[at];
+    if (now > before) {
+      most_[at] = base_[at] = now;
+      if (started_[x.strip]) shrink(x.strip, r, f32_set(std::exp2(before - now)));
+    }
+    limit_[at] = -kMinusInfinity;
+    weigh(x, r, r + 1);
+    limit_[at] = most_[at] > kMinusInfinity ? kMostWeight : kNoWeight;
+  }
+
+  void shrink(int strip, int r, F32 factor) {
+    float* sum = sum_ + (strip * kStrip + r) * 16;
+    f32_store(sum, f32_mul(f32_load(sum), factor));
+    float* o = out(strip) + r / 16 * 2 * value_steps_ * kTileFloats + r % 16 * 16;
+    for (int64_t n = 0; n < 2 * value_steps_; ++n) {
+      f32_store(o + n * kTileFloats, f32_mul(f32_load(o + n * kTileFloats), factor));
+    }
+  }
+
+  // Rows [begin, end) to weights. Returns those whose sums grow too large, to be left to `grow`.
+  uint32_t weigh(const Item& x, int begin, int end) {
+    if (p_.dropout_below) return weigh_rows<0, true>(x, begin, end);
+    if (x.block.to - x.block.from == kPart) return weigh_rows<kPart, false>(x, begin, end);
+    return weigh_rows<0, false>(x, begin, end);
+  }
+
+  // `steps` of 32 keys, or those of the block; weights take the place of every other tile of
+  // scores.
   template <int steps, bool drops>
-  void softmax(const Item& x, int rows) {
-    const int from = steps ? 0 : x.block.from, to = steps ? steps : x.block.to;
+  uint32_t weigh_rows(const Item& x, int begin, int end) {
+    const int from = x.block.from, count = steps ? steps : x.block.to - from;
     const Lanes& lanes = lanes_[x.strip];
     const F32 factor = f32_set(scores_.factor()), scale = f32_set(p_.dropout_scale);
-    for (int row = 0; row < rows; ++row) {
-      float* s = s_ + row_at(row);
+    const float* scores = scores_of(x.block) + 2 * from * kTileFloats;
+    uint32_t grown = 0;
+    for (int row = begin; row < end; ++row) {
+      const float* s = scores + row / 16 * kKeyTiles * kTileFloats + row % 16 * 16;
+      uint16_t* to = weights_ + (row / 16 * kKeySteps + from) * kTileHalves + row % 16 * 32;
       const int at = x.strip * kStrip + row;
-      F32 a[steps ? steps : 1] = {}, b[steps ? steps : 1] = {};
-      F32 top = f32_set(kMinusInfinity), other = top;
-      for (int t = from; t < to; ++t) {
-        const F32 first = f32_load(s + 2 * t * kTileFloats);
-        const F32 second = f32_load(s + (2 * t + 1) * kTileFloats);
-        top = f32_max(top, first);
-        other = f32_max(other, second);
-        if constexpr (steps != 0) a[t] = first, b[t] = second;
-      }
-      top = f32_mul(f32_max(top, other), factor);
-      if (_mm512_cmp_ps_mask(top.v, _mm512_set1_ps(limit_[at]), _CMP_GT_OQ)) {
-        grow(x.strip, row, f32_reduce_max(top));
-      }
       const F32 base = f32_set(base_[at]);
-      F32 sum = f32_load(sum_ + at * 16), sum_other = f32_zero();
+      F32 sum = f32_zero(), other = f32_zero();
       uint64_t kept = 0;
-      for (int t = from; t < to; ++t) {
-        float* pair = s + 2 * t * kTileFloats;
-        F32 first = exp2_low(subtracted(steps ? a[t] : f32_load(pair), factor, base));
-        F32 second =
-            exp2_low(subtracted(steps ? b[t] : f32_load(pair + kTileFloats), factor, base));
+      for (int t = 0; t < count; ++t) {
+        F32 first = exp2_low(subtracted(f32_load(s + 2 * t * kTileFloats), factor, base));
+        F32 second = exp2_low(subtracted(f32_load(s + (2 * t + 1) * kTileFloats), factor, base));
         sum = f32_add(sum, first);
-        sum_other = f32_add(sum_other, second);
+        other = f32_add(other, second);
         if (drops) {
-          if (t % 2 == 0 || t == from) {
-            kept = kept_keys(p_, static_cast<uint32_t>((x.block.first + t / 2 * 64) / 4),
+          const int step = from + t;
+          if (step % 2 == 0 || t == 0) {
+            kept = kept_keys(p_, static_cast<uint32_t>((x.block.first + step / 2 * 64) / 4),
                              lanes.query[row], lanes.plane[row]);
           }
-          const auto bits = static_cast<uint32_t>(kept >> (t % 2 * 32));
+          const auto bits = static_cast<uint32_t>(kept >> (step % 2 * 32));
           first = {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits), first.v, scale.v)};
           second = {_mm512_maskz_mul_ps(static_cast<__mmask16>(bits >> 16), second.v, scale.v)};
         }
-        store_pair(pair, first, second);
+        store_pair(to + t * kTileHalves, first, second);
       }
-      f32_store(sum_ + at * 16, f32_add(sum, sum_other));
+      sum = f32_add(sum, other);
+      if (_mm512_cmp_ps_mask(sum.v, _mm512_set1_ps(limit_[at]), _CMP_GT_OQ)) {
+        grown |= 1u << row;
+      } else {
+        f32_store(sum_ + at * 16, f32_add(f32_load(sum_ + at * 16), sum));
+      }
     }
+    return grown;
   }
 
   static F32 subtracted(F32 x, F32 factor, F32 base) {
     return {_mm512_fmsub_ps(x.v, factor.v, base.v)};
   }
 
-  static void store_pair(float* to, F32 first, F32 second) {
+  static void store_pair(void* to, F32 first, F32 second) {
     const __m512bh pair = _mm512_cvtne2ps_pbh(second.v, first.v);
     std::memcpy(to, &pair, sizeof pair);
   }
@@ -305,14 +364,14 @@ class AmxForward {
   const int64_t head_steps_, value_steps_;
   AmxScores scores_;
   float* s_;
-  uint16_t* q_;
+  uint16_t *weights_, *q_;
   float *out_, *most_, *base_, *limit_, *sum_;
   Lanes* lanes_;
   uint16_t* own_;
   int64_t used_;
   int strips_ = 0;
   int64_t lo_ = 0, hi_ = 0;
-  bool started_[kStrips];
+  bool started_[kStrips], based_[kStrips];  // output was written; scores to subtract are known
 };
 
 inline int64_t amx_forward_scratch(const Attention& p) {
