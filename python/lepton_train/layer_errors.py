@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 
+class LayerInputError(ValueError):
+    """A layer can't take the input that it got."""
+
+
 @contextmanager
 def layers_named(model: Any) -> Iterator[None]:
     """Run a model inside: where a layer's input does not fit it, the error names both.
@@ -18,17 +22,18 @@ def layers_named(model: Any) -> Iterator[None]:
         model (any): whose `named_modules`, if it has them, give the layer's name.
 
     Raises:
-        ValueError: a linear layer or convolution got an input of another width or dtype, or an
+        LayerInputError: a linear layer or convolution got an input of another width or dtype, or an
             embedding an index that it does not have. Other errors pass as they are.
 
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2))
-        >>> with layers_named(model):
-        ...     model(torch.zeros(3, 5))
-        Traceback (most recent call last):
-        ...
-        ValueError: layer '0' (Linear) takes 4 features, got an input of shape (3, 5)
+        >>> try:
+        ...     with layers_named(model):
+        ...         model(torch.zeros(3, 5))
+        ... except ValueError as error:
+        ...     print(error)
+        layer '0' (Linear) takes 4 features, got an input of shape (3, 5)
     """
     try:
         yield
@@ -36,7 +41,7 @@ def layers_named(model: Any) -> Iterator[None]:
         found = _explain(model, error)
         if found is None:
             raise
-        raise ValueError(found) from error
+        raise LayerInputError(found) from error
 
 
 def _explain(model: Any, error: BaseException) -> str | None:

@@ -14,6 +14,7 @@ from lepton_train.bundle.errors import BundleError
 from lepton_train.bundle.folder import open_folder
 from lepton_train.bundle.manifest import Tensor
 from lepton_train.bundle.preprocess import Preprocessing
+from lepton_train.layer_errors import LayerInputError
 
 
 class InputError(ValueError):
@@ -130,7 +131,7 @@ class Predictor:
         """
         try:
             outputs = golden.run(self.model, self.manifest.golden.call, inputs)
-        except IndexError as error:
+        except (IndexError, LayerInputError) as error:
             raise InputError(f"the model refuses the inputs: {error}") from None
         result: dict[str, Any] = {
             "outputs": {name: _plain(value) for name, value in outputs.items()}

@@ -131,9 +131,10 @@ def fit(
         >>> import torch, lepton_train as lt
         >>> x = torch.randn(64, 4)
         >>> y = (x[:, 0] > 0).long()
-        >>> result = lt.fit(torch.nn.Linear(4, 2), (x, y), (x, y), lr=0.1, epochs=5, progress=False)
+        >>> model = torch.nn.Linear(4, 2)
+        >>> result = lt.fit(model, (x, y), (x, y), lr=0.1, epochs=20, progress=False)
         >>> len(result.history), result.best["monitor"], result.best["value"] > 0.8
-        (5, 'accuracy', True)
+        (20, 'accuracy', True)
     """
     if isinstance(early_stopping, int):
         early_stopping = EarlyStopping(early_stopping)
