@@ -118,8 +118,9 @@ def before_and_after(
     for axis, (key, title) in zip(axes, panels, strict=True):
         every = [step[key] if isinstance(step[key], list) else [step[key]] for step in steps]
         values = [sum(each) / len(each) for each in every]
-        low = [value - min(each) for value, each in zip(values, every, strict=True)]
-        high = [max(each) - value for value, each in zip(values, every, strict=True)]
+        # The mean of three equal numbers may lie a rounding beyond them.
+        low = [max(0.0, value - min(each)) for value, each in zip(values, every, strict=True)]
+        high = [max(0.0, max(each) - value) for value, each in zip(values, every, strict=True)]
         whiskers = [low, high] if max(map(len, every), default=1) > 1 else None
         colours = ["#8c8c8c"] + ["#2f6fb3"] * (len(names) - 1)
         bars = axis.bar(names, values, color=colours, yerr=whiskers, capsize=3)

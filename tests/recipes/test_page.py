@@ -2,6 +2,8 @@
 
 import subprocess
 
+import pytest
+from lepton_train.plots import before_and_after
 from lepton_train.recipe_page import (
     over_seeds,
     rows_over_seeds,
@@ -26,6 +28,12 @@ def test_a_page_holds_command_tables_and_where_it_was_measured(tmp_path):
     for part in ("# T\n", "run it", "| a | 0.62 (0.50 to 0.75) |", "two seeds", "![T](p.png)"):
         assert part in text
     assert f"lepton-kernels version {lk.__version__}, commit" in text
+
+
+def test_bars_of_equal_numbers_have_no_negative_whiskers(tmp_path):
+    pytest.importorskip("matplotlib")
+    bars = [{"step": "a", "score": [0.1] * 3, "size_mb": [7.6] * 3, "latency_ms": [1.0, 2.0, 3.0]}]
+    assert before_and_after(bars, tmp_path / "bars.png", "accuracy").is_file()
 
 
 def test_the_table_of_a_benchmark_is_printed_and_written_if_asked_for(tmp_path, capsys):
