@@ -30,8 +30,8 @@ class Ahead {
   }
   void step() {
     for (int64_t i = 0; i < lines_ && row_ < 2 * next_.count; ++i) {
-      const char* row = (row_ % 2 ? next_.v : next_.k)[row_ / 2];
-      __builtin_prefetch(row + at_, 0, 2);
+      const char* const* rows = row_ % 2 ? next_.v : next_.k;
+      __builtin_prefetch(rows[row_ / 2] + at_, 0, 2);
       at_ += 64;
       if (at_ >= bytes_[row_ % 2]) at_ = 0, ++row_;
     }
