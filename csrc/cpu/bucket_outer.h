@@ -6,10 +6,10 @@ namespace {
 using lepton::BucketFactors;
 using lepton::BucketOuter;
 
-// Sums that stay in registers: all of the register file but the two vectors of a panel and one
-// for spreading.
-constexpr int kOuterRows = F32::width == 16 ? 12 : F32::width == 8 ? 6 : 4;
-constexpr int kOuterVectors = 2;
+// Sums that stay in registers: all of the register file but the vectors of a panel and one for
+// spreading. Wide and low: the rows of all outputs then are few enough pages for the first TLB.
+constexpr int kOuterRows = F32::width == 1 ? 4 : 6;
+constexpr int kOuterVectors = F32::width == 16 ? 4 : 2;
 constexpr int kOuterColumns = kOuterVectors * F32::width;
 
 static_assert(kOuterRows <= BucketOuter::kMostRows && kOuterColumns <= BucketOuter::kMostColumns,
@@ -182,7 +182,10 @@ double outer_floats(const BucketOuter& p, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row += kOuterRows) {
       const int rows = end - row < kOuterRows ? static_cast<int>(end - row) : kOuterRows;
       pack_left<Type>(p, row, rows, left);
-      F32 norm[2][kOuterVectors] = {{f32_zero(), f32_zero()}, {f32_zero(), f32_zero()}};
+      F32 norm[2][kOuterVectors];
+      for (auto& chain : norm) {
+        for (F32& part : chain) part = f32_zero();
+      }
       const float* panel = right;
       for (int64_t c = first; c < last; c += kOuterColumns, panel += terms * kOuterColumns) {
         const int columns = last - c < kOuterColumns ? static_cast<int>(last - c) : kOuterColumns;

@@ -67,7 +67,7 @@ struct BucketFactors {
 // every output o, which may be a product. Added in fp32 and rounded once.
 struct BucketOuter {
   // The largest tile of any instruction set.
-  static constexpr int64_t kMostRows = 12, kMostColumns = 32;
+  static constexpr int64_t kMostRows = 6, kMostColumns = 64;
 
   const BucketFactors* source;
   int32_t sources;
