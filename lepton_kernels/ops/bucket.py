@@ -362,7 +362,7 @@ def bucket_outer_(
     Raises:
         TypeError: not tensors, or another dtype. ValueError: shapes, strides or devices.
 
-    Source: sufficient factors, Xie et al., 2014, arXiv:1409.5705.
+    Source: sufficient factors, Xie et al., 2015, arXiv:1511.08486.
 
     Example:
         >>> import torch, lepton_kernels as lk

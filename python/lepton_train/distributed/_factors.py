@@ -6,7 +6,7 @@ product. Ranks then share factors and compute the average of all products from t
 computing a product each and averaging those: no rounding more, no error feedback, and fewer bytes
 than any compression of the product.
 
-Sufficient factors: Xie et al., 2014, arXiv:1409.5705.
+Sufficient factors: Xie et al., 2015, arXiv:1511.08486.
 """
 
 from __future__ import annotations
