@@ -18,13 +18,7 @@
 #if defined(__x86_64__)
 
 LEPTON_TARGET_BEGIN_AMX
-#include "cpu/simd_avx512.h"
-
-#include "cpu/activation.h"
-
-#include "cpu/int8_quantize.h"
-
-#include "cpu/int8_epilogue.h"
+#include "cpu/int8_avx512.h"
 
 #include "cpu/sparse_panel.h"
 
@@ -245,13 +239,7 @@ class BlockProduct {
     sums_ = reinterpret_cast<int32_t*>(ring_ + kRing * 4 * kTile);
     outputs_ = sums_ + kTile;
     buffers_ = ring_ + (kRing + 2) * 4 * kTile;
-    // As in AmxBlocks: outputs that would take half the L2 from the operands.
-    const Int8Linear& d = p.dense;
-    const int64_t bytes = 4 * (block.m_end - block.m_begin) * (block.n_end - block.n_begin);
-    const auto first =
-        reinterpret_cast<uintptr_t>(d.out) + static_cast<uintptr_t>(4 * d.out_stride);
-    const bool aligned = (reinterpret_cast<uintptr_t>(d.out) | first) % 64 == 0;
-    past_cache_ = d.out_dtype == DType::f32 && aligned && bytes > kPastCacheBytes;
+    past_cache_ = p.dense.out_dtype == DType::f32 && goes_past_cache(p.dense, block);
   }
 
   static int64_t scratch_bytes(int64_t k) {
@@ -283,8 +271,6 @@ class BlockProduct {
   }
 
  private:
-  static constexpr int64_t kPastCacheBytes = 1 << 20;
-
   static int64_t lines_bytes(int64_t k) { return k + 64; }
   // A strip that keeps all its blocks fits in any case.
   static int64_t weight_bytes(int64_t k) {
