@@ -3,13 +3,13 @@
 
 #include "cpu/sparse_kernels.h"
 #include "ops/finish_arguments.h"
+#include "ops/int8_arguments.h"
 #include "ops/int8_common.h"
 
 namespace lepton {
 namespace {
 
 constexpr const char* kOp = "sparse_linear";
-constexpr int64_t kLargestInt8Inputs = 65536;
 constexpr int64_t kOperandBytes = 32 << 20;
 constexpr int64_t kRowsOfTile = 16;
 
@@ -286,7 +286,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& packed, std::optional<Tensor
   LEPTON_CHECK(h.in_features == rows.columns && h.out_features == out_features, kOp,
                ": weight has shape (", h.out_features, ", ", h.in_features, "), x asks for (",
                out_features, ", ", rows.columns, ")");
-  LEPTON_CHECK(!h.is_int8() || h.in_features <= kLargestInt8Inputs, kOp, ": ", h.in_features,
+  LEPTON_CHECK(!h.is_int8() || h.in_features <= kMostInt8Products, kOp, ": ", h.in_features,
                " input features can overflow int32");
 
   const Sections at(h);
