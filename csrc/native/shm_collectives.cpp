@@ -11,13 +11,22 @@ constexpr int64_t kStageReduceBytes = 64 * 1024;
 
 }  // namespace
 
+Communicator::Place Communicator::place_of(const void* data, int64_t count, BucketType type) const {
+  Place place{};
+  if (!locate(data, static_cast<size_t>(count * bytes_of(type)), place.segment, place.offset)) {
+    throw ShmError("the tensor does not lie in this rank's shared memory");
+  }
+  return place;
+}
+
 Communicator::Work Communicator::bucket_work(Kind kind, const void* bucket, int64_t count,
                                              BucketType type) const {
   Work work{};
   work.kind = kind;
-  const auto bytes = static_cast<size_t>(count * bytes_of(type));
-  if (count > 0 && !locate(bucket, bytes, work.segment, work.offset)) {
-    throw ShmError("the tensor does not lie in this rank's shared memory");
+  if (count > 0) {
+    const Place place = place_of(bucket, count, type);
+    work.segment = place.segment;
+    work.offset = place.offset;
   }
   work.type = type;
   work.count = count;
@@ -30,14 +39,6 @@ uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, Bucke
   work.op = op;
   work.squared = squared;
   return begin(work);
-}
-
-Communicator::Place Communicator::place_of(const void* data, int64_t count, BucketType type) const {
-  Place place{};
-  if (!locate(data, static_cast<size_t>(count * bytes_of(type)), place.segment, place.offset)) {
-    throw ShmError("the tensor does not lie in this rank's shared memory");
-  }
-  return place;
 }
 
 uint64_t Communicator::start_outer(const OuterWork& outer, BucketType type) {
