@@ -256,22 +256,26 @@ class ShmCommunicator:
         left: torch.Tensor,
         right: torch.Tensor,
         contributed: torch.Tensor,
+        *,
+        divisor: float | None = None,
     ) -> Callable[[int | None], int]:
-        """Check once what averages over ranks of left^T right will be computed from.
+        """Check once what sums over ranks of left^T right will be computed from.
 
         What `bucket_outer_` computes: each rank its share of the rows, written to all. Nothing
         else is summed or sent, which is less than an all-reduce of products where terms are few.
 
         Args:
             product (Tensor): float32, bfloat16 or float16, shape (rows, columns), contiguous in a
-                bucket from `empty`; gets the average.
+                bucket from `empty`; gets the sum by the divisor.
             left (Tensor): dtype of product, shape (capacity, rows), likewise.
             right (Tensor): dtype of product, shape (capacity, columns), likewise.
             contributed (Tensor): float32, shape (1,), anywhere; set to 1 if any rank adds
                 something, else to 0.
+            divisor (float, optional): the same on every rank. Default: None, the number of ranks:
+                an average.
 
         Returns:
-            callable: announces an average and returns at once, with the number to pass to `wait`
+            callable: announces a sum and returns at once, with the number to pass to `wait`
                 and `squares`; till then no tensor is to be touched. Takes the rows of this rank's
                 factors, at most capacity, others may have other numbers; 0: this rank adds
                 nothing; None: this rank's summand stands in `product`. Raises ValueError for
@@ -302,6 +306,7 @@ class ShmCommunicator:
                 rows,
                 columns,
                 -1 if terms is None else terms,
+                self.size if divisor is None else divisor,
                 at["contributed"],
                 number,
             )
