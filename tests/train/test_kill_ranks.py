@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-PHASES = ("all-reduce", "backward", "broadcast", "gather")
+PHASES = ("all-reduce", "backward", "backward, factors", "broadcast", "gather")
 
 
 @pytest.fixture(scope="module")
