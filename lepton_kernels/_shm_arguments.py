@@ -75,9 +75,22 @@ def check_pair(
 
 
 def check_factors(
-    name: str, product: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+    name: str,
+    product: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    contributed: torch.Tensor,
 ) -> None:
     """TypeError or ValueError unless left^T right has the shape of `product`."""
+    if contributed.dtype != torch.float32:
+        raise TypeError(
+            f"ShmCommunicator.{name}: contributed must be torch.float32, got {contributed.dtype}"
+        )
+    if tuple(contributed.shape) != (1,):
+        raise ValueError(
+            f"ShmCommunicator.{name}: contributed must have shape (1,), got "
+            f"{tuple(contributed.shape)}"
+        )
     if not product.dtype.is_floating_point:
         raise TypeError(f"ShmCommunicator.{name}: product must be of floats, got {product.dtype}")
     if product.dim() != 2:

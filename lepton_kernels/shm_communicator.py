@@ -37,35 +37,6 @@ def _kernels_address() -> int:
     return address
 
 
-def bucket_pass_seconds(
-    numel: int, dtype: torch.dtype, *, threads: int = 2, rounds: int = 10
-) -> float:
-    """Seconds in which threads of this process add two buckets and write the sum to both.
-
-    What no all-reduce between two processes of a host can beat: the same sums and the same
-    traffic, without a message.
-
-    Args:
-        numel (int): elements of each bucket.
-        dtype (torch.dtype): float32, bfloat16, float16, int8 or int64.
-        threads (int): Default: 2.
-        rounds (int): passes that the mean is taken of. Default: 10.
-
-    Returns:
-        float: seconds of a pass.
-
-    Raises:
-        ShmUnavailable: no compiled library. TypeError: dtype. ValueError: not positive.
-    """
-    if dtype not in arguments.TYPES:
-        raise TypeError(f"bucket_pass_seconds: dtype must be one of {arguments.NAMES}, got {dtype}")
-    size = numel * dtype.itemsize
-    native = _native()
-    return native.bucket_pass_seconds(
-        size, arguments.TYPES[dtype], threads, rounds, _kernels_address()
-    )
-
-
 class ShmCommunicator:
     """All-reduce and its kin between ranks of one host, through shared memory.
 
@@ -119,6 +90,8 @@ class ShmCommunicator:
                 f"not negative, got {timeout}, {stage_bytes}, {spin_us}"
             )
         self._segments: dict[int, int] = {}  # address of this rank's part: number
+        # Tensors whose addresses a collective that has started may still use.
+        self._held: dict[int, dict[str, torch.Tensor]] = {}
         error: str | None = None
         try:
             self._connect(group, timeout, stage_bytes, spin_us)
@@ -256,26 +229,22 @@ class ShmCommunicator:
         left: torch.Tensor,
         right: torch.Tensor,
         contributed: torch.Tensor,
-        *,
-        divisor: float | None = None,
     ) -> Callable[[int | None], int]:
-        """Check once what sums over ranks of left^T right will be computed from.
+        """Check once what averages over ranks of left^T right will be computed from.
 
         What `bucket_outer_` computes: each rank its share of the rows, written to all. Nothing
         else is summed or sent, which is less than an all-reduce of products where terms are few.
 
         Args:
             product (Tensor): float32, bfloat16 or float16, shape (rows, columns), contiguous in a
-                bucket from `empty`; gets the sum by the divisor.
+                bucket from `empty`; gets the average.
             left (Tensor): dtype of product, shape (capacity, rows), likewise.
             right (Tensor): dtype of product, shape (capacity, columns), likewise.
-            contributed (Tensor): float32, shape (1,), anywhere; set to 1 if any rank adds
-                something, else to 0.
-            divisor (float, optional): the same on every rank. Default: None, the number of ranks:
-                an average.
+            contributed (Tensor): float32, shape (1,), on the CPU; set to 2 if any rank brings a
+                product, else to 1 if any brings factors, else to 0.
 
         Returns:
-            callable: announces a sum and returns at once, with the number to pass to `wait`
+            callable: announces an average and returns at once, with the number to pass to `wait`
                 and `squares`; till then no tensor is to be touched. Takes the rows of this rank's
                 factors, at most capacity, others may have other numbers; 0: this rank adds
                 nothing; None: this rank's summand stands in `product`. Raises ValueError for
@@ -287,11 +256,11 @@ class ShmCommunicator:
         Source: sufficient factors, Xie et al., 2015, arXiv:1511.08486.
         """
         name = "prepare_outer"
-        arguments.check_factors(name, product, left, right)
+        arguments.check_factors(name, product, left, right, contributed)
         tensors = {"product": product, "left": left, "right": right, "contributed": contributed}
         at = {key: arguments.flat(name, key, value)[0] for key, value in tensors.items()}
         rows, columns = product.shape
-        capacity, number = left.shape[0], arguments.TYPES[product.dtype]
+        capacity, dtype = left.shape[0], arguments.TYPES[product.dtype]
 
         def start(terms: int | None) -> int:
             if terms is not None and not 0 <= terms <= capacity:
@@ -299,17 +268,18 @@ class ShmCommunicator:
                     f"ShmCommunicator.{name}: terms must be from 0 to {capacity}, or None, got "
                     f"{terms}"
                 )
-            return self._native.start_outer(
+            number = self._native.start_outer(
                 at["product"],
                 at["left"],
                 at["right"],
                 rows,
                 columns,
                 -1 if terms is None else terms,
-                self.size if divisor is None else divisor,
                 at["contributed"],
-                number,
+                dtype,
             )
+            self._held[number] = tensors
+            return number
 
         return start
 
@@ -319,8 +289,10 @@ class ShmCommunicator:
         return self._native.progress()
 
     def wait(self, number: int) -> None:
-        """Wait until the all-reduce `number` is complete on every rank."""
+        """Wait until collective `number`, and what was started before, is complete on all ranks."""
         self._native.wait(number)
+        while self._held and next(iter(self._held)) <= number:
+            del self._held[next(iter(self._held))]
 
     def squares(self, number: int) -> float:
         """Sum of squares of the result of `number` (of its first `norm_of` elements); the same

@@ -89,17 +89,23 @@ template <class Type>
   }
 }
 
-// Writes a tile at the edge to every output.
+// Writes a tile at the edge to every output, and adds its squares to `norm`: of its own elements
+// only, as zeros beside them times infinity are no zeros.
 template <class Type>
-[[gnu::noinline]] void store_edge(const BucketOuter& p, const OuterTile& tile,
-                                  const OuterSums& sum) {
+[[gnu::noinline]] void store_edge(const BucketOuter& p, const OuterTile& tile, const OuterSums& sum,
+                                  F32& norm) {
   using Value = typename Type::value;
-  for (int32_t o = 0; o < p.outputs; ++o) {
-    Value* to = static_cast<Value*>(p.out[o]) + tile.row * p.columns + tile.column;
-    for (int r = 0; r < tile.rows; ++r, to += p.columns) {
-      for (int v = 0; v < kOuterVectors; ++v) {
-        const int n = lanes(v * F32::width, tile.columns);
-        if (n > 0) Type::store_n(to + v * F32::width, sum[r][v], n);
+  for (int r = 0; r < tile.rows; ++r) {
+    for (int v = 0; v < kOuterVectors; ++v) {
+      const int n = lanes(v * F32::width, tile.columns);
+      if (n <= 0) continue;
+      float own[F32::width];
+      f32_store(own, sum[r][v]);
+      const F32 y = f32_load_n(own, n);
+      norm = f32_fma(y, y, norm);
+      for (int32_t o = 0; o < p.outputs; ++o) {
+        Value* to = static_cast<Value*>(p.out[o]) + (tile.row + r) * p.columns + tile.column;
+        Type::store_n(to + v * F32::width, sum[r][v], n);
       }
     }
   }
@@ -138,19 +144,18 @@ void outer_tile(const BucketOuter& p, const OuterTile& tile, bool products, int6
       }
     }
   }
-  // Two chains of sums a vector: one would last longer than all the rest. Lanes behind the last
-  // column are zero.
-  for (int r = 0; r < kOuterRows; ++r) {
-    for (int v = 0; v < kOuterVectors; ++v) {
-      norm[r % 2][v] = f32_fma(sum[r][v], sum[r][v], norm[r % 2][v]);
-    }
-  }
   if (tile.rows < kOuterRows || tile.columns < kOuterColumns) {
     OuterSums copy;
     for (int r = 0; r < kOuterRows; ++r) {
       for (int v = 0; v < kOuterVectors; ++v) copy[r][v] = sum[r][v];
     }
-    return store_edge<Type>(p, tile, copy);
+    return store_edge<Type>(p, tile, copy, norm[0][0]);
+  }
+  // Two chains of sums a vector: one would last longer than all the rest.
+  for (int r = 0; r < kOuterRows; ++r) {
+    for (int v = 0; v < kOuterVectors; ++v) {
+      norm[r % 2][v] = f32_fma(sum[r][v], sum[r][v], norm[r % 2][v]);
+    }
   }
   for (int32_t o = 0; o < p.outputs; ++o) {
     Value* to = static_cast<Value*>(p.out[o]) + tile.row * p.columns + tile.column;

@@ -11,10 +11,12 @@ constexpr int64_t kStageReduceBytes = 64 * 1024;
 
 }  // namespace
 
-Communicator::Place Communicator::place_of(const void* data, int64_t count, BucketType type) const {
+Communicator::Place Communicator::place_of(const char* what, const void* data, int64_t count,
+                                           BucketType type) const {
   Place place{};
   if (!locate(data, static_cast<size_t>(count * bytes_of(type)), place.segment, place.offset)) {
-    throw ShmError("the tensor does not lie in this rank's shared memory");
+    throw ShmError(std::string(what) +
+                   " does not lie in this rank's shared memory; allocate it with `empty`");
   }
   return place;
 }
@@ -24,7 +26,7 @@ Communicator::Work Communicator::bucket_work(Kind kind, const void* bucket, int6
   Work work{};
   work.kind = kind;
   if (count > 0) {
-    const Place place = place_of(bucket, count, type);
+    const Place place = place_of("the bucket", bucket, count, type);
     work.segment = place.segment;
     work.offset = place.offset;
   }
@@ -44,8 +46,8 @@ uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, Bucke
 uint64_t Communicator::start_outer(const OuterWork& outer, BucketType type) {
   Work work = bucket_work(Kind::bucket_outer, outer.product, outer.rows * outer.columns, type);
   const int64_t terms = std::max<int64_t>(outer.terms, 0);
-  work.left = place_of(outer.left, terms * outer.rows, type);
-  work.right = place_of(outer.right, terms * outer.columns, type);
+  work.left = place_of("left", outer.left, terms * outer.rows, type);
+  work.right = place_of("right", outer.right, terms * outer.columns, type);
   work.outer = outer;
   return begin(work);
 }
@@ -54,19 +56,23 @@ void Communicator::outer_bucket(const Work& work) {
   BucketFactors source[kMaxRanks];
   void* out[kMaxRanks];
   int64_t terms = 0;
-  bool any = false;
+  float contributed = 0.0f;
   for (int r = 0; r < ranks_; ++r) {
     const int64_t brought = control_->rank[r].slots[work.number % kSlots].terms;
     out[r] = region(work.segment, r) + work.offset;
     source[r] = {at(work.left, r), at(work.right, r), std::max<int64_t>(brought, 0),
                  brought == kWhole ? out[r] : nullptr};
     terms += source[r].terms;
-    any = any || brought != 0;
+    if (brought != 0) contributed = std::max(contributed, brought == kWhole ? 2.0f : 1.0f);
   }
-  *work.outer.contributed = any ? 1.0f : 0.0f;
+  *work.outer.contributed = contributed;
   const int64_t scratch = outer_scratch_count(terms, work.outer.columns);
   if (outer_scratch_.size() < static_cast<size_t>(scratch)) {
-    outer_scratch_.resize(static_cast<size_t>(scratch));
+    try {
+      outer_scratch_.resize(static_cast<size_t>(scratch));
+    } catch (const std::bad_alloc&) {
+      fail(rank_, name(rank_) + " has no memory for " + std::to_string(scratch) + " floats");
+    }
   }
   const BucketOuter p{source,
                       ranks_,
@@ -75,7 +81,7 @@ void Communicator::outer_bucket(const Work& work) {
                       work.outer.rows,
                       work.outer.columns,
                       work.type,
-                      work.outer.divisor,
+                      static_cast<float>(ranks_),
                       outer_scratch_.data(),
                       scratch};
   const int64_t begin = work.outer.rows * rank_ / ranks_;

@@ -28,13 +28,21 @@ const char* type_name(uint32_t type) {
   return type < 5 ? names[type] : "unknown";
 }
 
+uint64_t byte_of(uint64_t place) { return place & 0xFFFFFFFFFFFF; }
+
 std::string describe(const Descriptor& d) {
   std::string text = kind_name(d.kind);
   if (d.kind != 0) {
     text += " of " + std::to_string(d.count) + " " + type_name(d.type);
     if (d.kind <= 3) text += d.op == 0 ? " (sum)" : " (avg)";
     if (d.kind == 5) text += " from rank " + std::to_string(d.root);
-    if (d.place != kNowhere) text += " at byte " + std::to_string(d.place & 0xFFFFFFFFFFFF);
+    if (d.place != kNowhere) text += " at byte " + std::to_string(byte_of(d.place));
+    if (d.columns != 0) {
+      text += " with " + std::to_string(d.columns) + " columns, factors at bytes " +
+              std::to_string(byte_of(d.left)) + " and " + std::to_string(byte_of(d.right)) +
+              " of segments " + std::to_string(d.left >> 48) + " and " +
+              std::to_string(d.right >> 48);
+    }
   }
   return text;
 }

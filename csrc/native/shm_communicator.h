@@ -44,15 +44,16 @@ struct Member {
   uint64_t start_time;
 };
 
-// The sum over ranks of left^T right by a divisor, written to `product`; all three lie in segments.
+// The average over ranks of left^T right, written to `product`; all three lie in segments.
 struct OuterWork {
   const void* product;  // (rows, columns)
   const void* left;     // (at least terms, rows)
   const void* right;    // (at least terms, columns)
   int64_t rows, columns;
   int64_t terms;  // this rank's: 0 where it has no gradient, kWhole where `product` holds it
-  float divisor;
-  float* contributed;  // set to 1 if any rank has one, else 0, before the collective is done
+  // Before the collective is done set to 2 if any rank has the product, else to 1 if any has
+  // factors, else to 0.
+  float* contributed;
 };
 
 // A mapping that every rank holds, unmapped with its last user.
@@ -183,7 +184,7 @@ class Communicator {
   double shared_squares(uint64_t number) const;
   [[noreturn]] void fail(int culprit, const std::string& message);
   bool locate(const void* data, size_t bytes, int& segment, size_t& offset) const;
-  Place place_of(const void* data, int64_t count, BucketType type) const;
+  Place place_of(const char* what, const void* data, int64_t count, BucketType type) const;
   const uint8_t* at(const Place& place, int rank) const {
     return region(place.segment, rank) + place.offset;
   }

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lepton_kernels as lk
-from lepton_kernels.shm_communicator import bucket_pass_seconds
+from lepton_kernels.bucket_ceiling import bucket_pass_seconds
 
 DTYPES = ["float32", "bfloat16", "float16", "int8", "int64"]
 SIZES = [0, 1, 63, 1000, 100_001]

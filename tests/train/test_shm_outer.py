@@ -45,7 +45,8 @@ def averages(rank, world, dtype):
         assert (product.double() - want).abs().max().item() <= 4 * torch.finfo(dtype).eps * scale
         everyones = gathered(comm, product)
         assert all(torch.equal(other, everyones[0]) for other in everyones)
-        assert contributed.item() == float(any(t != 0 for t in terms[:world])), turn
+        brought = [2.0 if t is None else float(t > 0) for t in terms[:world]]
+        assert contributed.item() == max(brought), turn
         squares = (want**2).sum().item()
         assert abs(comm.squares(number) - squares) <= 0.02 * squares
     comm.barrier()
@@ -56,6 +57,22 @@ def averages(rank, world, dtype):
 @pytest.mark.parametrize(("world", "dtype"), [(1, "float32"), (2, "bfloat16"), (3, "float32")])
 def test_averages(ranks, world, dtype):
     assert all(ranks(averages, world, dtype=dtype))
+
+
+def squares_of_infinity(rank, world):
+    comm = lk.ShmCommunicator(timeout=30)
+    product, left, right = shared(comm, 7, 70), shared(comm, 1, 7), shared(comm, 1, 70)
+    left.fill_(1.0)
+    right.fill_(2.0)
+    right[0, 3] = torch.inf
+    number = comm.prepare_outer(product, left, right, torch.zeros(1))(1)
+    comm.wait(number)
+    assert not product.isnan().any()
+    return comm.squares(number)
+
+
+def test_an_infinity_makes_the_norm_infinite_and_not_nan(ranks):
+    assert ranks(squares_of_infinity, 2) == [torch.inf] * 2
 
 
 def many(rank, world):
@@ -116,10 +133,16 @@ def bad_arguments(rank, world):
     ):
         with pytest.raises(kind, match=message):
             comm.prepare_outer(*arguments, flag)
+    for kind, message, wrong in (
+        (TypeError, "contributed must be torch.float32, got torch.int64", flag.long()),
+        (ValueError, r"contributed must have shape \(1,\), got \(0,\)", flag[:0]),
+    ):
+        with pytest.raises(kind, match=message):
+            comm.prepare_outer(product, left, right, wrong)
     for terms in (-1, 3):
         with pytest.raises(ValueError, match=f"terms must be from 0 to 2, or None, got {terms}"):
             comm.prepare_outer(product, left, right, flag)(terms)
-    with pytest.raises(RuntimeError, match="does not lie in this rank's shared memory"):
+    with pytest.raises(RuntimeError, match="right does not lie in this rank's shared memory"):
         comm.prepare_outer(product, left, right.clone(), flag)(2)
     return True
 

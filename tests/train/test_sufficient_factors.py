@@ -177,7 +177,7 @@ def surprises(rank, world, shared_memory):
     (pair.exact.first(batch(9, 9).double()).square().mean() / world).backward()
     pair.check()
 
-    # A backward that fails before anything was announced leaves the next one right.
+    # A backward that fails before anything was announced leaves gradients, and the next one right.
     class Fails(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
@@ -188,9 +188,18 @@ def surprises(rank, world, shared_memory):
             raise ValueError("on purpose")
 
     pair.ddp.zero_grad()
-    out = model.narrow(Fails.apply(pair.ddp(batch(rank, 4)).repeat(1, 56)))
+    first = model.first.forward
+    model.first.forward = lambda x: Fails.apply(first(x))
+    out = pair.ddp(batch(rank, 4), False)  # the second layer waits for the spare one
+    del model.first.forward
     with pytest.raises(ValueError, match="on purpose"):
-        out.sum().backward()
+        out.square().mean().backward()
+    assert pair.ddp._reducer._next == 0
+    twin = copy.deepcopy(pair.exact)
+    twin.zero_grad()
+    twin(batch(rank, 4).double()).square().mean().backward()
+    got = model.second.weight.grad.double()
+    torch.testing.assert_close(got, twin.second.weight.grad, rtol=1e-4, atol=1e-6)
     pair.step(5)
     with torch.autograd.set_detect_anomaly(True):
         pair.step(6)
@@ -199,6 +208,133 @@ def surprises(rank, world, shared_memory):
     with pytest.raises(RuntimeError, match=r"first.weight is used outside its nn.Linear"):
         (pair.ddp(batch(rank, 7)).sum() + model.first.weight.square().sum()).backward()
     return True
+
+
+def mixtures(rank, world, kind):
+    """Graphs that use a weight once while they are learnt, and more often later."""
+    torch.manual_seed(1)
+    first, last = nn.Linear(80, 80), nn.Linear(80, 80)
+    model = nn.Sequential(first, last)
+    exact = copy.deepcopy(model).double()
+    later = False
+
+    def loss_of(net, x):
+        one, two = net[0], net[1]
+        if not later:
+            return two(one(x)).square().mean()
+        if kind == "checkpoint":
+            y = torch.utils.checkpoint.checkpoint(one, two(x), use_reentrant=True)
+            return one(y).square().mean()
+        y = one(two(x)).square().mean() + (one.weight.square().sum() if kind == "other" else 0.0)
+        return y + one(x).square().mean()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x):
+            return loss_of(self.net, x)
+
+    ddp = lt.distributed.BucketedDataParallel(Net(), sufficient_factors=True, timeout=60)
+    for step in range(4):
+        later = step >= 2
+        inputs = [batch(r, step).requires_grad_() for r in range(world)]
+        ddp.zero_grad()
+        ddp(inputs[rank]).backward()
+        exact.zero_grad()
+        for x in inputs:
+            (loss_of(exact, x.detach().double().requires_grad_()) / world).backward()
+        for p, q in zip(model.parameters(), exact.parameters(), strict=True):
+            torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-4, atol=1e-6)
+    return True
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "other", "twice"])
+def test_more_uses_later_are_right_or_an_error(ranks, kind):
+    for outcome in ranks.outcomes(mixtures, 2, kind=kind):
+        if outcome["code"] != 0:
+            assert "BucketedDataParallel: net.0.weight" in outcome["error"], outcome
+            assert kind != "twice", outcome
+
+
+def whole_products(rank, world, shared_memory, per_host=None):
+    if per_host:
+        _rendezvous.boot_id = lambda: f"host {rank // per_host}"
+    pair = Pair(rank, world, shared_memory=shared_memory)
+    found = []
+    for step in range(12):
+        # Room for one row is learnt first; then four come, then gradients are kept at zero.
+        rows = 1 if step < 2 else 4
+        if step < 7:
+            pair.step(step, rows=rows)
+        else:
+            pair.ddp.zero_grad(set_to_none=False)
+            pair.exact.zero_grad()
+            pair.backward(step, rows=rows)
+            pair.want(step, rows=rows)
+            pair.check()
+        found.append(len(pair.factored() - {"narrow.weight"}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("world", "shared_memory", "per_host"), [(2, None, None), (2, False, None), (4, None, 2)]
+)
+def test_gradients_that_keep_coming_whole_change_the_choice(ranks, world, shared_memory, per_host):
+    # Learnt after the first step, with more room after three with more rows, given up after three
+    # that add to zeros.
+    want = [3] * 9 + [0] * 3
+    options = {"shared_memory": shared_memory, "per_host": per_host}
+    assert ranks(whole_products, world, timeout=120, **options) == [want] * world
+
+
+def large_half(rank, world, per_host):
+    _rendezvous.boot_id = lambda: f"host {rank // per_host}"
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 64, bias=False).half()
+    ddp = lt.distributed.BucketedDataParallel(layer, sufficient_factors=True, timeout=60)
+    for step in range(3):
+        ddp.zero_grad(set_to_none=step < 2)
+        (ddp(torch.full((1, 64), 100.0).half()).sum() * 400).backward()
+        assert (layer.weight.grad == 40000).all(), layer.weight.grad
+    return ddp.transport
+
+
+def test_a_product_in_half_precision_does_not_overflow(ranks):
+    assert "gloo" in ranks(large_half, 2, per_host=1)[0]
+    assert "between hosts" in ranks(large_half, 4, per_host=2)[0]
+
+
+def options_differ(rank, world, shared_memory, name):
+    values = {"sufficient_factors": (True, False), "overlap": (True, False)}[name]
+    options = {"sufficient_factors": True, name: values[rank % 2]}
+    ddp = lt.distributed.BucketedDataParallel(
+        Net(), shared_memory=shared_memory, timeout=20, **options
+    )
+    for step in range(3):
+        ddp.zero_grad()
+        ddp(batch(rank, step), True).square().mean().backward()
+    ddp.check_replicas()
+    return [isinstance(bucket, FactoredBucket) for bucket in ddp._reducer._set.buckets]
+
+
+@pytest.mark.parametrize("shared_memory", [None, False])
+@pytest.mark.parametrize("name", ["sufficient_factors", "overlap"])
+def test_factors_need_the_consent_of_all_ranks(ranks, name, shared_memory):
+    for found in ranks(options_differ, 2, shared_memory=shared_memory, name=name):
+        assert not any(found)
+
+
+def wrong_option(rank, world):
+    for wrong in (0, 1, "yes"):
+        with pytest.raises(ValueError, match="sufficient_factors must be True, False or None, got"):
+            lt.distributed.BucketedDataParallel(Net(), sufficient_factors=wrong)
+    return True
+
+
+def test_another_option_is_refused(ranks):
+    assert ranks(wrong_option, 1) == [True]
 
 
 @pytest.mark.parametrize("shared_memory", [None, False])

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 import lepton_kernels as lk
-from lepton_kernels.shm_communicator import bucket_pass_seconds
+from lepton_kernels.bucket_ceiling import bucket_pass_seconds
 from lepton_train.distributed import BucketedDataParallel
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -136,7 +136,7 @@ def _target(weight: torch.Tensor, index: int, gradient_of: GradientOf) -> Target
         weight: torch.Tensor, rows: torch.Tensor, inputs: torch.Tensor
     ) -> torch.Tensor | None:
         parameter, gradient_of = held(), method()
-        if parameter is not weight or gradient_of is None or parameter.grad is not None:
+        if parameter is not weight or gradient_of is None:
             return None
         try:
             # False or an error in torch.autograd.grad, whose result belongs to the caller.

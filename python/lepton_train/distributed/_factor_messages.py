@@ -69,10 +69,11 @@ class FactorExchange:
             found.append(Factors(theirs.left[:count], theirs.right[:count]))
         return found
 
-    def add_products(self, product: torch.Tensor) -> None:
-        """The sum of all ranks' products, which all must ask for: a message of its own."""
+    def average_products(self, product: torch.Tensor) -> None:
+        """All ranks' products, which all must ask for: a message of its own."""
         if self._terms == 0:
             product.zero_()
         elif self._terms is not None:
             self._own.multiply(self._terms, product)
+        product.div_(dist.get_world_size(self._group))  # first: a sum might overflow
         dist.all_reduce(product, group=self._group)

@@ -11,13 +11,15 @@ Sufficient factors: Xie et al., 2015, arXiv:1511.08486.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 # Below this a weight shares a bucket with others: a message of its own costs more than it saves.
 LEAST_BYTES = 1 << 19
+# In the flag of a bucket, where others have 1: a rank brought a product, not factors.
+PRODUCT = 2.0
 _LINE = 64  # elements: whole cache lines
 # Rows up to which the products of all ranks are computed on every rank without being asked for:
 # some 50 GFLOP/s then keep up with 10 Gbit/s.
@@ -69,27 +71,29 @@ class FactoredBucket:
         self.taken: int | None = None
         # Where all ranks map the same memory: announces an average of so many rows.
         self.start: Callable[[int | None], int] | None = None
+        self._products = 0
 
     def take(self, left: torch.Tensor, right: torch.Tensor) -> bool:
         """Keep factors in place of their product; False if there are too many rows."""
         rows = left.shape[0]
-        if rows > self.factors.left.shape[0]:
+        # The dtype: a module that was cast after the buckets were filled.
+        if rows > self.factors.left.shape[0] or left.dtype != self.view.dtype:
             return False
         self.factors.left[:rows].copy_(left)
         self.factors.right[:rows].copy_(right)
         self.taken = rows
         return True
 
+    def count_products(self) -> int:
+        """After an average: steps in a row in which some rank brought a product."""
+        self._products = self._products + 1 if self.flags[0] == PRODUCT else 0
+        return self._products
+
     def multiply(self) -> None:
         """Compute the product after all: another summand comes, or no average."""
         if self.taken is not None:
             self.factors.multiply(self.taken, self.view)
             self.taken = None
-
-
-def multiply_into(product: torch.Tensor, factors: Factors, rows: int) -> None:
-    """product = left^T right, of this rank alone."""
-    torch.mm(factors.left[:rows].t(), factors.right[:rows], out=product)
 
 
 def most_rows_on_a_host(weight: torch.Tensor, world: int, wanted: bool | None) -> int:
@@ -119,13 +123,12 @@ def most_rows_between_hosts(
     return fewer if wanted else min(fewer // 2, _ROWS_BETWEEN_HOSTS)
 
 
-def agreed_rows(everyone: torch.Tensor, limits: Sequence[int]) -> dict[int, int]:
+def agreed_rows(everyone: torch.Tensor) -> dict[int, int]:
     """Parameters whose gradients travel as factors, with the room for their rows.
 
     Args:
         everyone (Tensor): int64, shape (ranks, parameters): rows of the one product that gave a
-            parameter's gradient, or 0 where something else did.
-        limits (Sequence[int]): rows up to which that is worth it, the same on every rank.
+            parameter's gradient; 0 where something else did, or more rows than pay.
     """
     least, most = everyone.amin(0).tolist(), everyone.amax(0).tolist()
-    return {i: most[i] for i in range(len(limits)) if least[i] > 0 and most[i] <= limits[i]}
+    return {i: most[i] for i, rows in enumerate(least) if rows > 0}

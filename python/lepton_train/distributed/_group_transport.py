@@ -12,7 +12,12 @@ import torch.distributed as dist
 
 import lepton_kernels as lk
 from lepton_train.distributed._factor_messages import FactorExchange, FactorMessage
-from lepton_train.distributed._factors import FactoredBucket, Factors, most_rows_between_hosts
+from lepton_train.distributed._factors import (
+    PRODUCT,
+    FactoredBucket,
+    Factors,
+    most_rows_between_hosts,
+)
 from lepton_train.distributed._power_sgd import PowerSgd
 from lepton_train.distributed._two_shot import InOrder, Pipeline, all_gather_flat
 
@@ -23,8 +28,15 @@ _Item = TypeVar("_Item")
 
 
 def split_started(started: list[_Item], count: int | None) -> tuple[list[_Item], list[_Item]]:
+    """The first `count`, or all, and the rest."""
     count = len(started) if count is None else count
     return started[:count], started[count:]
+
+
+def same_bits_everywhere() -> bool:
+    """Whether products are computed by the kernels here, not by a library whose bits depend on the
+    CPU."""
+    return lk.info()["ops"]["bucket_outer_"] != "reference"
 
 
 class OfGroup:
@@ -88,13 +100,12 @@ class _Outer:
         product = self._bucket.view
         if not self._done and not self._multiply():
             # Only here, where all ranks finish all in one order.
-            self._exchange.add_products(product)
-            product.div_(self._world)
+            self._exchange.average_products(product)
         return lk.bucket_squares([product]).item()
 
     def _multiply(self) -> bool:
         everyone = self._exchange.factors()
-        self._bucket.flags[0] = 1.0
+        self._bucket.flags[0] = PRODUCT
         if everyone is None:
             return False
         lefts, rights = [one.left for one in everyone], [one.right for one in everyone]
@@ -149,7 +160,7 @@ class GroupTransport(OfGroup):
 
     def most_rows(self, weight: torch.Tensor, wanted: bool | None) -> int:
         """See Transport."""
-        if self._device.type != "cpu" or self._power is not None:
+        if self._device.type != "cpu" or self._power is not None or not same_bits_everywhere():
             return 0
         return most_rows_between_hosts(weight, self._world, self.sent_bytes(weight), wanted)
 
@@ -161,6 +172,9 @@ class GroupTransport(OfGroup):
     def allocate_factors(self, weight: torch.Tensor, capacity: int) -> Factors:
         """See Transport."""
         return FactorMessage.allocate(weight, capacity, self._world)
+
+    def release_factors(self, factors: Factors) -> None:
+        """See Transport: torch frees them."""
 
     def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
         """See Transport."""

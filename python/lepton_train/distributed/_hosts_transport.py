@@ -12,7 +12,12 @@ import torch.distributed as dist
 import lepton_kernels as lk
 from lepton_train.distributed._factor_messages import FactorExchange, FactorMessage
 from lepton_train.distributed._factors import FactoredBucket, Factors, most_rows_between_hosts
-from lepton_train.distributed._group_transport import GroupTransport, OfGroup, split_started
+from lepton_train.distributed._group_transport import (
+    GroupTransport,
+    OfGroup,
+    same_bits_everywhere,
+    split_started,
+)
 
 _BLOCK = 256
 
@@ -83,6 +88,8 @@ class HostsTransport(OfGroup):
 
     def most_rows(self, weight: torch.Tensor, wanted: bool | None) -> int:
         """See Transport."""
+        if not same_bits_everywhere():
+            return 0
         world = self._comm.size * self._hosts
         return most_rows_between_hosts(weight, world, self._between.sent_bytes(weight), wanted)
 
@@ -100,6 +107,11 @@ class HostsTransport(OfGroup):
         exchange = FactorExchange(bucket.factors, terms, self._across)
         self._started.append(_Outer(bucket, exchange))
 
+    def release_factors(self, factors: Factors) -> None:
+        """See Transport."""
+        assert isinstance(factors, _HostFactors)
+        self._comm.free(factors.shared.left)
+
     def _start_outer(self, outer: _Outer) -> int:
         """Bring what this rank and its like on other hosts have to the sum inside the host."""
         bucket = outer.bucket
@@ -107,20 +119,17 @@ class HostsTransport(OfGroup):
         assert isinstance(factors, _HostFactors)
         if bucket.start is None:
             bucket.start = self._comm.prepare_outer(
-                bucket.view,
-                factors.shared.left,
-                factors.shared.right,
-                bucket.flags,
-                divisor=self._comm.size * self._hosts,
+                bucket.view, factors.shared.left, factors.shared.right, bucket.flags
             )
         everyone = outer.exchange.factors()
         if everyone is None:
-            outer.exchange.add_products(bucket.view)
+            outer.exchange.average_products(bucket.view)
             return bucket.start(None)
         terms = 0
         for theirs in everyone:
             count = theirs.left.shape[0]
-            factors.shared.left[terms : terms + count].copy_(theirs.left)
+            # An average over hosts here, as of products, and one over this host's ranks there.
+            torch.div(theirs.left, self._hosts, out=factors.shared.left[terms : terms + count])
             factors.shared.right[terms : terms + count].copy_(theirs.right)
             terms += count
         return bucket.start(terms)

@@ -18,6 +18,9 @@ from lepton_train.distributed._factors import FactoredBucket, agreed_rows
 from lepton_train.distributed._transport import ShmTransport, Transport
 
 _FIRST_BYTES = 1 << 20
+# Steps in a row in which a gradient comes whole before it stops to travel as factors, or has room
+# for more rows.
+_PRODUCTS = 3
 
 
 class _Pass:
@@ -68,6 +71,7 @@ class Reducer:
         self._rows: list[int | None] = [None] * count
         self._copied = [False] * count  # a gradient that was made elsewhere, or added to
         self._early: set[int] = set()  # weights with a gradient before the wrapper's output had one
+        self._lent: dict[int, weakref.ref[torch.Tensor]] = {}  # gradients still to be averaged
         self._squares: list[float] | None = None
         self._finish_seconds = 0.0
         self._handles = [
@@ -83,18 +87,16 @@ class Reducer:
 
     def _agree_on_factors(self) -> dict[int, int]:
         """Weights whose gradient came from one linear layer on every rank, of few rows."""
-        if not self.overlap:
-            return {}
-        alone = [
-            rows if rows is not None and fired == 1 and not copied else 0
-            for rows, fired, copied in zip(self._rows, self._fired, self._copied, strict=True)
-        ]
-        everyone = self._transport.gather(torch.tensor(alone, dtype=torch.int64))
-        limits = [
-            self._transport.most_rows(p, self._sufficient_factors) if p.dim() == 2 else 0
-            for p in self.parameters
-        ]
-        return agreed_rows(everyone, limits)
+        rows_of = [0] * len(self.parameters)
+        for i, rows in enumerate(self._rows):
+            parameter = self.parameters[i]
+            alone = self._fired[i] == 1 and not self._copied[i]
+            if rows is None or not alone or not self.overlap or parameter.dim() != 2:
+                continue
+            if rows <= self._transport.most_rows(parameter, self._sufficient_factors):
+                rows_of[i] = rows
+        everyone = self._transport.gather(torch.tensor(rows_of, dtype=torch.int64))
+        return agreed_rows(everyone)
 
     def watch(self, output: Any) -> None:
         """See the backward of `output` begin.
@@ -123,9 +125,13 @@ class Reducer:
             )
         self._active = False
         self._early.clear()
-        for bucket in self._set.buckets:
-            if isinstance(bucket, FactoredBucket):
-                bucket.multiply()
+
+    def _pass_has_gone(self, gone: weakref.ref[_Pass]) -> None:
+        """After a backward that raised: what it has left in `.grad` is to be gradients."""
+        if self._active and gone is self._pass:
+            for bucket in self._set.buckets:
+                if isinstance(bucket, FactoredBucket):
+                    bucket.multiply()
 
     def _begin(self, _: Any = None) -> None:
         self._forget_failed_backward()
@@ -137,7 +143,7 @@ class Reducer:
         self._next = 0
         self._waiting = [len(bucket.members) for bucket in self._set.buckets]
         running = _Pass(self._end)
-        self._pass = weakref.ref(running)
+        self._pass = weakref.ref(running, self._pass_has_gone)
         Variable._execution_engine.queue_callback(running)
 
     def gradient_of(
@@ -148,25 +154,29 @@ class Reducer:
         None where the bucket may not be written: outside a backward of the wrapper's output, and
         for a weight used twice, which gets two gradients.
         """
+        self._forget_failed_backward()
         bucket = self._set.buckets[self._set.bucket_of[index]]
+        factored = bucket if isinstance(bucket, FactoredBucket) else None
+        if self.parameters[index].grad is not None:
+            if factored is not None:
+                factored.multiply()  # autograd adds to it in place
+            return None
         if not self._active:
             self._early.add(index)
             return None
         if self._set.bucket_of[index] < self._next:
             return None
         if self._rows[index] is not None:
-            if isinstance(bucket, FactoredBucket):
-                bucket.multiply()  # autograd adds the other to it
+            lent = self._lent.get(index)
+            if factored is not None and lent is not None and lent() is not None:
+                factored.multiply()  # autograd still holds it, and will add the other
             return None
         self._rows[index] = rows.shape[0]
         # A tensor of its own on the same memory: one that nobody else holds is taken as the
         # gradient, not copied.
         view = self._set.views[index].detach()
-        if (
-            isinstance(bucket, FactoredBucket)
-            and self._may_wait(index)
-            and bucket.take(rows, inputs)
-        ):
+        if factored is not None and self._may_wait(index) and factored.take(rows, inputs):
+            self._lent[index] = weakref.ref(view)
             return view
         return torch.mm(rows.t(), inputs, out=view)
 
@@ -207,21 +217,27 @@ class Reducer:
                 f"{gradient.layout}; supported: dense (Embedding(sparse=False))"
             )
         if gradient.data_ptr() != view.data_ptr():
-            bucket = self._set.buckets[self._set.bucket_of[index]]
-            if isinstance(bucket, FactoredBucket) and bucket.taken is not None:
-                raise RuntimeError(
-                    f"BucketedDataParallel: {self.names[index]} is used outside its nn.Linear in "
-                    "this backward, and was not in the first one; wrap with "
-                    "sufficient_factors=False"
-                )
+            self._refuse_mixture(index)
             view.copy_(gradient.detach())
             self._copied[index] = True
         parameter.grad = view
+
+    def _refuse_mixture(self, index: int) -> None:
+        """Raise if autograd has added another gradient to one that is still to be averaged."""
+        bucket = self._set.buckets[self._set.bucket_of[index]]
+        if isinstance(bucket, FactoredBucket) and bucket.taken is not None:
+            raise RuntimeError(
+                f"BucketedDataParallel: {self.names[index]} is used outside its nn.Linear in this "
+                "backward, or has a hook on its autograd node, and had neither in the first one; "
+                "wrap with sufficient_factors=False"
+            )
 
     def _arrived(self, index: int) -> None:
         if self._fired[index] == 0:
             self._arrivals.append(index)
         self._fired[index] += 1
+        if self._fired[index] > 1:
+            self._refuse_mixture(index)
         if self._expected is None or not self.overlap:
             return
         bucket = self._set.bucket_of[index]
@@ -279,8 +295,13 @@ class Reducer:
         self._finish_seconds += time.perf_counter() - begin
         self.steps += 1
         self._hand_out()
-        if self._expected is None:
+        if self._expected is None or self._products_come():
             self._learn()
+
+    def _products_come(self) -> bool:
+        """Whether some gradients keep coming as products where factors were expected."""
+        factored = [b for b in self._set.buckets if isinstance(b, FactoredBucket)]
+        return max((bucket.count_products() for bucket in factored), default=0) >= _PRODUCTS
 
     def _hand_out(self) -> None:
         for bucket in self._set.buckets:
@@ -309,6 +330,8 @@ class Reducer:
         self._set = new
         for bucket in old.buckets:
             self._transport.release(bucket.flat)
+            if isinstance(bucket, FactoredBucket):
+                self._transport.release_factors(bucket.factors)
 
     def reduce_nothing(self) -> None:
         """Take part in the others' backward with zeros; what it gives stays out of `.grad`."""
@@ -325,7 +348,7 @@ class Reducer:
         self.steps += 1
         for i, parameter in enumerate(self.parameters):
             parameter.grad = self._set.views[i]
-        if self._expected is None:
+        if self._expected is None or self._products_come():
             self._learn()
 
     def _begin_empty(self) -> None:
@@ -334,6 +357,7 @@ class Reducer:
         self._fired = [0] * count
         self._rows = [None] * count
         self._copied = [False] * count
+        self._lent.clear()
 
     @torch.no_grad()
     def clip(self, max_norm: float) -> torch.Tensor:

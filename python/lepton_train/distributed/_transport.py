@@ -41,6 +41,9 @@ class Transport(Protocol):
     def allocate_factors(self, weight: torch.Tensor, capacity: int) -> Factors:
         """Memory for factors of up to `capacity` rows; collective."""
 
+    def release_factors(self, factors: Factors) -> None:
+        """Give them up, as `release`; collective."""
+
     def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
         """Announce the average of a weight's gradients: this rank has left `terms` rows in the
         bucket's factors, or for None the product in the bucket."""
@@ -104,6 +107,10 @@ class ShmTransport:
         """See Transport."""
         memory = self.comm.empty(Factors.numel(weight, capacity), weight.dtype)
         return Factors.cut(memory, weight, capacity)
+
+    def release_factors(self, factors: Factors) -> None:
+        """See Transport."""
+        self.comm.free(factors.left)
 
     def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
         """See Transport."""

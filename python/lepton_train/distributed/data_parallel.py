@@ -64,9 +64,11 @@ class BucketedDataParallel(nn.Module):
         sufficient_factors (bool, optional): share factors: True wherever they are fewer bytes
             than gradients, None where that is sure to pay (weights of 512 KiB or more; between
             hosts at most 64 rows), False never. Not on GPUs and with "powersgd". Which weights is
-            learnt in the first synchronised backward; one that gets its gradient
-            another way later (more rows, accumulation, a hook on the parameter) is averaged as it
-            is. Default: None.
+            learnt in the first synchronised backward. A gradient that comes another way later
+            (more rows, accumulation, `register_hook` on the parameter) is averaged as it is, and
+            after three such steps the choice is made anew. A weight that later gets a second
+            gradient from outside its layer is an error, as is one that a hook on its autograd node
+            replaces; pass False for those. Default: None.
         check_every (int): compare the parameters of all replicas, as `check_replicas`, after
             every so many synchronised backwards, at the next synchronised forward (not inside
             `join`); 0 never. Default: 0.
@@ -110,6 +112,11 @@ class BucketedDataParallel(nn.Module):
             raise ValueError(
                 "BucketedDataParallel: bucket_cap_mb must be positive or 'auto', got "
                 f"{bucket_cap_mb!r}"
+            )
+        if not (sufficient_factors is None or isinstance(sufficient_factors, bool)):
+            raise ValueError(
+                "BucketedDataParallel: sufficient_factors must be True, False or None, got "
+                f"{sufficient_factors!r}"
             )
         if check_every < 0:
             raise ValueError(
@@ -213,7 +220,7 @@ class BucketedDataParallel(nn.Module):
         """Scale the gradients so that their 2-norm is at most `max_norm`.
 
         As `torch.nn.utils.clip_grad_norm_`, from sums that the reduction has left behind: no
-        pass to measure, and the same bits on every rank.
+        pass to measure, and the same bits on every rank whose CPU has the same instruction set.
 
         Args:
             max_norm (float): of all gradients together.
