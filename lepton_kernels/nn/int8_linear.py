@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,23 @@ def _make_room_for_input_scale(
         saved = state.get(prefix + name)
         if saved is not None and getattr(module, name) is None:
             setattr(module, name, torch.zeros_like(saved, device=device))
+
+
+def _input_scale(
+    scale: torch.Tensor | float, zero: torch.Tensor | int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The static step of an input and its zero point as tensors of shape ()."""
+    op = "Int8Linear.from_linear"
+    for name, value in (("x_scale", scale), ("x_zero_point", zero)):
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError(f"{op}: {name} must have shape (), got {tuple(value.shape)}")
+    step = torch.as_tensor(scale, dtype=torch.float32).reshape(())
+    # Kernels multiply by the reciprocal, which is infinite for the smallest numbers.
+    if not (math.isfinite(step) and step > 0 and math.isfinite(1 / step)):
+        raise ValueError(f"{op}: x_scale must be finite, positive and above 2^-128, got {scale}")
+    if not -128 <= int(zero) <= 127:
+        raise ValueError(f"{op}: x_zero_point must be within -128 and 127, got {int(zero)}")
+    return step, torch.as_tensor(zero, dtype=torch.int32).reshape(())
 
 
 class Int8Linear(nn.Module):
@@ -129,7 +147,8 @@ class Int8Linear(nn.Module):
         Raises:
             TypeError: `linear` is no nn.Linear or its weight is not float.
             NotImplementedError: weight_dtype is not torch.int8.
-            ValueError: the weight holds NaN or infinity, or group_size does not divide in_features.
+            ValueError: the weight holds NaN or infinity, group_size does not divide in_features,
+                x_scale is not one finite and positive number, or x_zero_point is out of range.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(
@@ -156,10 +175,9 @@ class Int8Linear(nn.Module):
         if linear.bias is not None:
             module.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
         if x_scale is not None:
-            zero = 0 if x_zero_point is None else x_zero_point
-            device = linear.weight.device
-            module.x_scale = torch.as_tensor(x_scale, dtype=torch.float32).reshape(()).to(device)
-            module.x_zero_point = torch.as_tensor(zero, dtype=torch.int32).reshape(()).to(device)
+            scale, zero = _input_scale(x_scale, 0 if x_zero_point is None else x_zero_point)
+            module.x_scale = scale.to(linear.weight.device)
+            module.x_zero_point = zero.to(linear.weight.device)
         elif x_zero_point is not None:
             raise ValueError("Int8Linear.from_linear: x_zero_point needs x_scale")
         return module.train(linear.training)

@@ -149,7 +149,7 @@ def attention(
         options = (
             scale if scale is not None else 1.0 / math.sqrt(max(dim, 1)),
             left,
-            0 if causal and right != 0 else right,
+            0 if causal and right >= -1 else right,
             bottom_right,
             softcap,
             dropout_p,
@@ -163,8 +163,7 @@ def attention(
         # The exact error is worked out here, so that a good call does not pay for its checks.
         for name, tensor in zip((call.query, call.key, call.value), tensors[:3], strict=True):
             check_tensor(call.op, name, tensor)
-        left, right = window_size
-        check_options(call.op, (left, right), softcap, dropout_p, 1.0 if scale is None else scale)
+        check_options(call, window_size, softcap, dropout_p, 1.0 if scale is None else scale)
         check_attention(*arguments, call=call)
         raise
 
@@ -264,8 +263,6 @@ def scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
         mask, alibi_slopes, sinks, None, None, rng_state(dropout_p, q),
     )  # fmt: skip
-    if is_causal and window_size[1] != 0:
-        window_size = (window_size[0], 0)
     out, lse = attention(
         SDPA_CALL, tensors, scale, is_causal, window_size, False, softcap, dropout_p
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lepton_kernels.ops._attention_checks import Call
-from lepton_kernels.ops._checks import check_tensor, shape_error
+from lepton_kernels.ops._attention_checks import Call, check_cu_seqlens
+from lepton_kernels.ops._checks import check_number, check_tensor, shape_error
 from lepton_kernels.ops.attention import attention, rng_state
 from lepton_kernels.ops.kvcache import cached_attention
 
@@ -13,7 +13,7 @@ _Out = torch.Tensor | tuple[torch.Tensor, torch.Tensor, None]
 
 
 def _call(op: str) -> Call:
-    return Call(op, "q", "k", "v")
+    return Call(op, "q", "k", "v", scale="softmax_scale")
 
 
 def _result(out: torch.Tensor, lse: torch.Tensor, return_attn_probs: bool) -> _Out:
@@ -224,7 +224,11 @@ def flash_attn_varlen_func(
         >>> lk.flash_attn_varlen_func(x, x, x, cu, cu, 4, 4, causal=True).shape
         torch.Size([7, 2, 8])
     """
-    call = Call("flash_attn_varlen_func", "q", "k", "v", layout="(total, heads, head_dim)")
+    call = Call(
+        "flash_attn_varlen_func", "q", "k", "v",
+        layout="(total, heads, head_dim)", scale="softmax_scale",
+        lengths="differences of cu_seqlens_k",
+    )  # fmt: skip
     tensors = (("q", q), ("k", k), ("v", v))
     for name, tensor in tensors:
         check_tensor(call.op, name, tensor)
@@ -235,6 +239,9 @@ def flash_attn_varlen_func(
     for name, value in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         check_tensor(call.op, name, value)
     if block_table is not None:
+        check_tensor(call.op, "block_table", block_table)
+        check_number(call.op, "dropout_p", dropout_p)
+        check_cu_seqlens(call.op, "cu_seqlens_k", cu_seqlens_k, q, None)
         if dropout_p > 0 or (torch.is_grad_enabled() and any(t.requires_grad for _, t in tensors)):
             raise NotImplementedError(
                 f"{call.op}: block_table with dropout or gradients does not exist; it does "
@@ -242,7 +249,7 @@ def flash_attn_varlen_func(
             )
         seqlens_k = cu_seqlens_k.diff()
         out, lse = cached_attention(
-            call.op, q.unsqueeze(0), k, v, cu_seqlens_q, seqlens_k, None, None, block_table,
+            call, q.unsqueeze(0), k, v, cu_seqlens_q, seqlens_k, None, None, block_table,
             None, None, alibi_slopes, None, softmax_scale, causal, window_size, softcap,
         )  # fmt: skip
         return _result(out[0], lse[0], return_attn_probs)

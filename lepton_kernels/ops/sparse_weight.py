@@ -7,7 +7,14 @@ from typing import Any
 import torch
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops._checks import FLOATS, check_device, check_dtype, check_tensor, shape_error
+from lepton_kernels.ops._checks import (
+    FLOATS,
+    check_device,
+    check_dtype,
+    check_integer,
+    check_tensor,
+    shape_error,
+)
 from lepton_kernels.ops.quantize_int8 import quantize_int8
 from lepton_kernels.reference import sparse_weight as reference
 
@@ -189,7 +196,7 @@ def pack_sparse(
         )
     dtype = weight.dtype if dtype is None else dtype
     if dtype not in reference.DTYPES:
-        raise TypeError(f"{op}: dtype must be float32, bfloat16, float16 or int8, got {dtype}")
+        raise TypeError(f"{op}: dtype must be float32, bfloat16, float16 or int8, got {dtype!r}")
     kept = _kept(weight, mask)
     if layout == "n:m":
         _check_pattern(kept, n, m)
@@ -216,11 +223,13 @@ def _kept(weight: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 def _check_pattern(kept: torch.Tensor, n: int, m: int) -> None:
     op = "pack_sparse"
+    check_integer(op, "n", n)
+    check_integer(op, "m", m)
     if not 0 < n <= m:
         raise ValueError(f"{op}: n and m must satisfy 0 < n <= m, got {n}:{m}")
     if kept.shape[1] % m:
         raise ValueError(f"{op}: in_features {kept.shape[1]} is not a multiple of m = {m}")
-    most = kept.view(kept.shape[0], -1, m).sum(-1)
+    most = kept.unflatten(1, (kept.shape[1] // m, m)).sum(-1)
     if bool((most > n).any()):
         row, group = (most > n).nonzero()[0].tolist()
         raise ValueError(
