@@ -134,6 +134,8 @@ class SparseLinear(nn.Module):
         """The packed weight; while fine-tuning, packed anew from the values at every access."""
         if self.values is None:
             if self._weight.packed is not self.packed_weight:
+                if torch.compiler.is_compiling():
+                    return self._weight._traced(self.packed_weight)
                 self._weight = SparseWeight(self.packed_weight)
             return self._weight
         dense = self._dense().detach()

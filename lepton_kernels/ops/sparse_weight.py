@@ -73,7 +73,9 @@ class SparseWeight:
 
     def __init__(self, packed: torch.Tensor) -> None:
         check_tensor("SparseWeight", "packed", packed)
-        header = reference.check_packed("SparseWeight", packed)
+        self._describe(packed, reference.check_packed("SparseWeight", packed))
+
+    def _describe(self, packed: torch.Tensor, header: reference.SparseHeader) -> None:
         self.packed = packed
         self.header = header
         self.shape = torch.Size((header.out_features, header.in_features))
@@ -82,6 +84,12 @@ class SparseWeight:
         self.pattern = (header.n, header.m) if self.layout == "n:m" else None
         elements = reference.STRIP * reference.BLOCK_INPUTS if header.is_block else 1
         self.stored_values = header.stored * elements
+
+    def _traced(self, packed: torch.Tensor) -> SparseWeight:
+        """The same weight over `packed`, the tensor that a trace has for its bytes: no data."""
+        weight = SparseWeight.__new__(SparseWeight)
+        weight._describe(packed, self.header)
+        return weight
 
     @property
     def device(self) -> torch.device:

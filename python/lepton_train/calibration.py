@@ -232,13 +232,16 @@ def make_observer(kind: str, symmetric: bool = False) -> Observer:
     return OBSERVERS[kind](symmetric=symmetric)
 
 
-def run_calibration(model: nn.Module, calibration: Calibration) -> int:
+def run_calibration(
+    model: nn.Module, calibration: Calibration, argument: str = "calibration"
+) -> int:
     """Run the model over calibration data, without gradients, in its present mode.
 
     Args:
         model (nn.Module): the model.
         calibration (callable or iterable): a callable gets the model; the batches of an iterable
             become keyword arguments (mapping), arguments (tuple or list) or the argument.
+        argument (str): what messages call it. Default: "calibration".
 
     Returns:
         int: how many batches ran (1 for a callable).
@@ -255,7 +258,7 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> int:
             calibration, Iterable
         ):
             raise TypeError(
-                "calibration must be an iterable of batches or a callable that gets the model, "
+                f"{argument} must be an iterable of batches or a callable that gets the model, "
                 f"got {type(calibration).__name__}; put a single batch in a list"
             )
         batches = 0
@@ -269,7 +272,7 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> int:
                     model(batch)
             batches += 1
     if batches == 0:
-        raise ValueError("calibration must hold at least one batch, got none")
+        raise ValueError(f"{argument} must hold at least one batch, got none")
     return batches
 
 

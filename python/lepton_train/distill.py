@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from lepton_train.arguments import check_number
 from lepton_train.data.examples import BatchedDataset
 from lepton_train.files import write_whole
 from lepton_train.training import FitResult, fit
@@ -53,7 +54,7 @@ class Distiller(nn.Module):
     Raises:
         ValueError: an argument is unknown or out of range, or names no module (the message gives
             the nearest name).
-        TypeError: teacher or student is no nn.Module.
+        TypeError: teacher or student is no nn.Module, or a number is none.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (soft);
     Touvron et al., "Training data-efficient image transformers", 2021 (the teacher's decisions);
@@ -97,6 +98,10 @@ class Distiller(nn.Module):
             if value not in known:
                 names = ", ".join(map(str, known))
                 raise ValueError(f"{_OP}: {name} must be one of {names}; got {value!r}")
+        for name, value in (
+            ("temperature", temperature), ("alpha", alpha), ("layer_weight", layer_weight),
+        ):  # fmt: skip
+            check_number(_OP, name, value)
         if not temperature > 0:
             raise ValueError(f"{_OP}: temperature must be positive, got {temperature}")
         if not 0.0 <= alpha <= 1.0:

@@ -81,6 +81,10 @@ def as_patterns(op: str, argument: str, patterns: Patterns) -> tuple[str, ...]:
     """Patterns as a tuple of strings; raises TypeError for anything else."""
     if patterns is None:
         return ()
+    if not isinstance(patterns, Iterable):
+        raise TypeError(
+            f"{op}: {argument} must be a string or strings, got {type(patterns).__name__}"
+        )
     listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in listed:
         if not isinstance(pattern, str):

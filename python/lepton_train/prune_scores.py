@@ -79,7 +79,7 @@ def _wanda(model: nn.Module, layers: Mapping[str, nn.Linear], data: Any) -> dict
 
     hooks = [layer.register_forward_pre_hook(hook_for(name)) for name, layer in layers.items()]
     try:
-        run_calibration(model, data)
+        run_calibration(model, data, "prune_: data")
     finally:
         for handle in hooks:
             handle.remove()

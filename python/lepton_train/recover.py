@@ -150,7 +150,7 @@ def _second_moments(
 
     hooks = [layer.register_forward_pre_hook(hook_for(name)) for name, layer in layers.items()]
     try:
-        run_calibration(model, data)
+        run_calibration(model, data, "recover_: data")
     finally:
         for handle in hooks:
             handle.remove()

@@ -81,6 +81,17 @@ def test_state_dict_inside_a_model(compare):
     compare.same_bits(other(x), model(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
+def test_export(compare, dtype):
+    """A trace has no bytes to read the header from."""
+    layer = lk.nn.SparseLinear.from_linear(pruned_linear(), dtype=dtype)
+    x = torch.randn(3, 40)
+    rows = torch.export.Dim("rows", min=2, max=1000)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: rows},))
+    compare.same_bits(program.module()(x), layer(x))
+    compare.same_bits(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies(compare, clone):
     layer = lk.nn.SparseLinear.from_linear(pruned_linear())

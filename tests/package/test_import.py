@@ -103,6 +103,8 @@ def test_force_isa_refuses(cpu_backend):
     before = lk.info()["isa"]
     with pytest.raises(ValueError, match="force_isa: unknown or absent ISA 'banana'; present on"):
         lk.force_isa("banana")
+    with pytest.raises(ValueError, match="force_isa: unknown or absent ISA 512; present on"):
+        lk.force_isa(512)
     assert lk.info()["isa"] == before
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lepton_train.arguments import check_number
 from lepton_train.metrics.named import Metric, get, higher_is_better, name_of
 
 
@@ -72,12 +73,17 @@ def weighted(weights: Mapping[str | Metric, float]) -> WeightedMetric:
     Raises:
         ValueError: there is no metric, a weight is not positive and finite, or lower is better for
             a metric.
+        TypeError: weights is no mapping, a key is no metric, or a weight is no number.
 
     Example:
         >>> metric = weighted({"accuracy": 3, "f1": 1})
         >>> metric([0, 1, 1, 0], [0, 1, 1, 1]), metric.weights
         (0.7625, {'accuracy': 0.75, 'f1': 0.25})
     """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"weighted: weights must map metrics to numbers, got {type(weights).__name__}"
+        )
     if not weights:
         raise ValueError("weighted: weights must name at least one metric, got none")
     metrics: dict[str, Metric] = {}
@@ -85,6 +91,7 @@ def weighted(weights: Mapping[str | Metric, float]) -> WeightedMetric:
     for key, value in weights.items():
         metric = get(key)
         name = key if isinstance(key, str) else name_of(metric)
+        check_number("weighted", f"weight of {name}", value)
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"weighted: weight of {name} must be positive, got {value}")
         if not higher_is_better(metric):
