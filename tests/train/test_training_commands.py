@@ -123,12 +123,8 @@ def test_compress_over_seeds(tmp_path, capsys):
     [
         (["compress", "--recipe", "none.yaml"], "none.yaml is not a file"),
         (
-            ["train", "--model", "image_cn", "--data", "digits", "--out", "x"],
-            "unknown name 'image_cn'; nearest known: image_cnn",
-        ),
-        (
-            ["train", "--model", "image_cnn", "--data", "digit", "--out", "x"],
-            "unknown name 'digit'; nearest known: digits",
+            ["train", "--model", "image_cnn", "--data", "./none.csv", "--out", "x"],
+            "'none.csv' is not a file",
         ),
         (
             ["eval", "--model", "image_cnn", "--data", "digits", "--weights", "none.pt"],
@@ -147,6 +143,29 @@ def test_one_line_of_error(arguments, text, capsys, tmp_path, monkeypatch):
     assert text in error
     assert "\n" not in error
     assert not (tmp_path / "x" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--model", "image_cn"], "unknown name 'image_cn'; nearest known: image_cnn"),
+        (["--data", "digit"], "unknown name 'digit'; nearest known: digits"),
+        (["--optimizer", "adamm"], "invalid choice: 'adamm'"),
+        (["--schedule", "step"], "invalid choice: 'step'"),
+        (["--precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--lr", "0"], "--lr: must be a number above 0, got '0'"),
+        (["--clip-norm", "x"], "--clip-norm: must be a number above 0, got 'x'"),
+        (["--metric", "acuracy"], "nearest names: accuracy"),
+        (["--early-stopping", "1.5"], "must be a whole number of at least 0, got '1.5'"),
+    ],
+)
+def test_bad_arguments_end_with_2(options, text, capsys, tmp_path):
+    good = ["--model", "image_cnn", "--data", "digits", "--out", str(tmp_path / "x")]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *good, *options])
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("change", ["seps: []", "metrics: accuracy", "model: {nam: image_cnn}"])

@@ -74,7 +74,7 @@ def run_recipe(
         plan = plan.model_copy(update={"seed": seed})
     if plan.model is None or plan.data is None:
         lacking = [name for name in ("model", "data") if getattr(plan, name) is None]
-        raise ValueError(f"recipe {plan.name}: names no {' and no '.join(lacking)}")
+        raise ValueError(f"recipe {plan.name!r} names no {' and no '.join(lacking)}")
     about_model = specification("model", plan.model, MODEL_KEYS)
     data = specification("data", plan.data, DATA_KEYS)
     about_model.setdefault("seed", plan.seed)

@@ -108,6 +108,24 @@ def specification(
     return {"name": given}
 
 
+def check_model(name: object) -> None:
+    """ValueError for a name that stands for no model, with the nearest that does."""
+    if name not in MODELS and not str(name).partition(":")[2]:
+        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"model: unknown name {name!r}; nearest known: {', '.join(near)}; or give "
+            "package.module:function"
+        )
+
+
+def check_data(spec: Mapping[str, Any]) -> None:
+    """ValueError for a name that stands for no data, with the nearest that do."""
+    name = spec.get("name")
+    if "path" not in spec and name not in _NAMED:
+        near = difflib.get_close_matches(str(name), DATA, n=2, cutoff=0.0)
+        raise ValueError(f"data: unknown name {name!r}; nearest known: {', '.join(near)}")
+
+
 def _make_model(
     spec: dict[str, Any], train: Examples, classes: int, seed: int
 ) -> tuple[nn.Module, Any]:
@@ -125,13 +143,8 @@ def _make_model(
         return architectures.ImageCNN(**options), None
     if name == "text_classifier":
         return architectures.load_text_classifier(classes, spec.get("path"), seed=seed, **options)
+    check_model(name)
     module, _, function = str(name).partition(":")
-    if not function:
-        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"model: unknown name {name!r}; nearest known: {', '.join(near)}; or give "
-            "package.module:function"
-        )
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -149,11 +162,8 @@ def _load_data(spec: dict[str, Any]) -> Splits:
     if "path" in spec:
         whole = _read(spec)
     else:
-        name = spec.get("name")
-        if name not in _NAMED:
-            near = difflib.get_close_matches(str(name), DATA, n=2, cutoff=0.0)
-            raise ValueError(f"data: unknown name {name!r}; nearest known: {', '.join(near)}")
-        whole = _NAMED[name]()
+        check_data(spec)
+        whole = _NAMED[spec["name"]]()
     if "limit" in spec:
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
         whole = whole.subset(order[: int(spec["limit"])])

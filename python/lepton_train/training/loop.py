@@ -136,6 +136,8 @@ def fit(
         >>> len(result.history), result.best["monitor"], result.best["value"] > 0.8
         (20, 'accuracy', True)
     """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"fit: callbacks must be an iterable, got {type(callbacks).__name__}")
     if isinstance(early_stopping, int):
         early_stopping = EarlyStopping(early_stopping)
     settings = Settings(
