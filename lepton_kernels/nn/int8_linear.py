@@ -136,7 +136,7 @@ class Int8Linear(nn.Module):
             x_scale (Tensor or float, optional): step of the quantised input, for static
                 quantisation. Default: None (dynamic, per token).
             x_zero_point (Tensor or int, optional): from -128 to 127. Default: None (0).
-            weight_dtype (torch.dtype): only torch.int8.
+            weight_dtype (torch.dtype): only torch.int8. Default: torch.int8.
             group_size (int, optional): input features that share a weight scale. Default: None.
             weight_only (bool): keep activations in floating point. Default: False.
             activation (str, optional): fused activation. Default: None.
@@ -191,13 +191,29 @@ class Int8Linear(nn.Module):
         return unpack_int8_weight(self.packed_weight, self.out_features, self.in_features)
 
     def dequantized_weight(self) -> torch.Tensor:
-        """The weight as float32 (out_features, in_features)."""
+        """The weight that the codes stand for.
+
+        Returns:
+            Tensor: float32, shape (out_features, in_features).
+        """
         scale = self.weight_scale.reshape(self.out_features, -1)
         grouped = self.weight.reshape(self.out_features, scale.shape[1], -1)
         return (grouped * scale[:, :, None]).reshape(self.out_features, self.in_features)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        """Apply the layer.
+
+        Args:
+            x (Tensor): float32, bfloat16 or float16, shape (..., in_features), any stride.
+            residual (Tensor, optional): float, shape of the output; added after the activation.
+                Default: None.
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: as `lepton_kernels.int8_linear`.
+        """
         # Straight from the dictionaries: nn.Module's attribute look-up costs as much as the product
         # of a small layer.
         buffers: Any = self._buffers
@@ -349,7 +365,17 @@ class Int8LinearQAT(nn.Linear):
         return module.train(linear.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer as its int8 form will."""
+        """Apply the layer as its int8 form will.
+
+        Args:
+            x (Tensor): float32, bfloat16 or float16, shape (..., in_features).
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: as `lepton_kernels.int8_linear_qat`.
+        """
         return int8_linear_qat(
             x,
             self.weight,
@@ -360,7 +386,14 @@ class Int8LinearQAT(nn.Linear):
         )
 
     def to_int8(self) -> Int8Linear:
-        """The int8 layer that computes what this one computes in its forward."""
+        """The int8 layer that computes what this one computes in its forward.
+
+        Returns:
+            Int8Linear: with the bias and the input scale of this layer.
+
+        Raises:
+            ValueError: the weight holds NaN or infinity.
+        """
         return Int8Linear.from_linear(
             self, group_size=self.group_size, x_scale=self.x_scale, x_zero_point=self.x_zero_point
         )

@@ -177,7 +177,19 @@ class SparseLinear(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        """Apply the layer.
+
+        Args:
+            x (Tensor): float32, bfloat16 or float16, shape (..., in_features), any stride.
+            residual (Tensor, optional): float, shape of the output; added after the activation.
+                Default: None.
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: as `lepton_kernels.sparse_linear`.
+        """
         if self.values is not None:
             # Training is dense arithmetic: torch's own product, whose gradients reach the values.
             y = nn.functional.linear(x, self._dense().to(x.dtype), self.bias)

@@ -16,7 +16,7 @@ from lepton_kernels.ops._attention_checks import (
     check_options,
     check_query_key_value,
 )
-from lepton_kernels.ops._checks import check_tensor, shape_error
+from lepton_kernels.ops._checks import FLOATS, check_tensor, shape_error
 from lepton_kernels.reference import attention as reference
 
 _TENSORS = 9  # leading tensor arguments of attention_forward
@@ -196,7 +196,8 @@ def scaled_dot_product_attention(
     """Attention, softmax(query @ key.T * scale + attn_mask) @ value, without the square matrix.
 
     As `torch.nn.functional.scaled_dot_product_attention`, with more keywords. Memory grows
-    linearly with the lengths, forward and backward, except for the gradient of `attn_mask`.
+    linearly with the lengths, forward and backward, except for the gradient of `attn_mask`. Under
+    `torch.autocast` query, key and value are cast to its dtype, as torch's function casts them.
 
     Args:
         query (Tensor): float32, bfloat16, float16 or float64, shape (..., H, L, D), any stride.
@@ -210,12 +211,16 @@ def scaled_dot_product_attention(
             attn_mask, which torch forbids. Default: False.
         scale (float, optional): default 1 / sqrt(D).
         enable_gqa (bool): heads of query may be a multiple of the heads of key and value.
+            Default: False.
         window_size (tuple[int, int]): query i sees keys i - left to i + right; -1: no limit.
+            Default: (-1, -1).
         softcap (float): scores become softcap * tanh(scores / softcap) before masks; 0: off.
+            Default: 0.0.
         alibi_slopes (Tensor, optional): float32, (H,) or (B, H); -slope * |i - j| is added.
+            Default: None.
         sinks (Tensor, optional): float, (H,); a logit that takes part in the softmax of each row
-            and has no value. Differentiable, and part of the lse.
-        return_lse (bool): also return the log-sum-exp.
+            and has no value. Differentiable, and part of the lse. Default: None.
+        return_lse (bool): also return the log-sum-exp. Default: False.
 
     Returns:
         Tensor: (..., H, L, Dv) in the dtype of query. With return_lse also a float32 tensor
@@ -244,6 +249,12 @@ def scaled_dot_product_attention(
     op = SDPA_CALL.op
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         check_tensor(op, name, tensor)
+    device = query.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        lower = torch.get_autocast_dtype(device)
+        query, key, value = (
+            tensor.to(lower) if tensor.dtype in FLOATS else tensor for tensor in (query, key, value)
+        )
     lead = query.shape[:-2]
     q, k, v = (
         _four_dims(op, name, tensor)

@@ -47,10 +47,11 @@ def flash_attn_func(
         causal (bool): a query sees no key behind its own place. Default: False.
         window_size (tuple[int, int]): (left, right); a query sees keys from its place - left to
             its place + right; -1: no limit. Default: (-1, -1).
-        softcap (float): scores become softcap * tanh(scores / softcap); 0: off.
+        softcap (float): scores become softcap * tanh(scores / softcap); 0: off. Default: 0.0.
         alibi_slopes (Tensor, optional): float32, (H,) or (B, H); adds -slope * distance.
-        deterministic (bool): accepted; results always are.
-        return_attn_probs (bool): also return the log-sum-exp.
+            Default: None.
+        deterministic (bool): accepted; results always are. Default: False.
+        return_attn_probs (bool): also return the log-sum-exp. Default: False.
 
     Returns:
         Tensor: (B, Lq, H, Dv). With return_attn_probs a tuple (out, softmax_lse, None):
@@ -96,14 +97,14 @@ def flash_attn_kvpacked_func(
     Args:
         q (Tensor): shape (B, Lq, H, D).
         kv (Tensor): shape (B, Lk, 2, Hkv, D).
-        dropout_p (float): as `flash_attn_func`.
-        softmax_scale (float, optional): as `flash_attn_func`.
-        causal (bool): as `flash_attn_func`.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_func`.
-        deterministic (bool): as `flash_attn_func`.
-        return_attn_probs (bool): as `flash_attn_func`.
+        dropout_p (float): as `flash_attn_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_func`. Default: None.
+        causal (bool): as `flash_attn_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_func`. Default: None.
+        deterministic (bool): as `flash_attn_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_func`. Default: False.
 
     Returns:
         As `flash_attn_func`.
@@ -134,14 +135,14 @@ def flash_attn_qkvpacked_func(
 
     Args:
         qkv (Tensor): shape (B, L, 3, H, D).
-        dropout_p (float): as `flash_attn_func`.
-        softmax_scale (float, optional): as `flash_attn_func`.
-        causal (bool): as `flash_attn_func`.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_func`.
-        deterministic (bool): as `flash_attn_func`.
-        return_attn_probs (bool): as `flash_attn_func`.
+        dropout_p (float): as `flash_attn_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_func`. Default: None.
+        causal (bool): as `flash_attn_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_func`. Default: None.
+        deterministic (bool): as `flash_attn_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_func`. Default: False.
 
     Returns:
         As `flash_attn_func`.
@@ -196,15 +197,16 @@ def flash_attn_varlen_func(
             differences count.
         max_seqlen_q (int or Tensor): accepted; the kernel needs no bound, and does not read it.
         max_seqlen_k (int or Tensor): likewise.
-        dropout_p (float): as `flash_attn_func`.
-        softmax_scale (float, optional): as `flash_attn_func`.
-        causal (bool): bottom right within each sequence.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
-        alibi_slopes (Tensor, optional): float32, (H,) or (batch, H).
-        deterministic (bool): accepted; results always are.
-        return_attn_probs (bool): also return the log-sum-exp.
+        dropout_p (float): as `flash_attn_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_func`. Default: None.
+        causal (bool): bottom right within each sequence. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): float32, (H,) or (batch, H). Default: None.
+        deterministic (bool): accepted; results always are. Default: False.
+        return_attn_probs (bool): also return the log-sum-exp. Default: False.
         block_table (Tensor, optional): int32, (batch, pages); no gradient and no dropout then.
+            Default: None.
 
     Returns:
         Tensor: (total_q, H, Dv). With return_attn_probs a tuple (out, softmax_lse, None),
@@ -286,14 +288,14 @@ def flash_attn_varlen_kvpacked_func(
         cu_seqlens_k (Tensor): int32, (batch + 1,).
         max_seqlen_q (int or Tensor): accepted.
         max_seqlen_k (int or Tensor): accepted.
-        dropout_p (float): as `flash_attn_varlen_func`.
-        softmax_scale (float, optional): as `flash_attn_varlen_func`.
-        causal (bool): as `flash_attn_varlen_func`.
-        window_size (tuple[int, int]): as `flash_attn_varlen_func`.
-        softcap (float): as `flash_attn_varlen_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`.
-        deterministic (bool): as `flash_attn_varlen_func`.
-        return_attn_probs (bool): as `flash_attn_varlen_func`.
+        dropout_p (float): as `flash_attn_varlen_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_varlen_func`. Default: None.
+        causal (bool): as `flash_attn_varlen_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_varlen_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_varlen_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`. Default: None.
+        deterministic (bool): as `flash_attn_varlen_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_varlen_func`. Default: False.
 
     Returns:
         As `flash_attn_varlen_func`.
@@ -328,14 +330,14 @@ def flash_attn_varlen_qkvpacked_func(
         qkv (Tensor): shape (total, 3, H, D).
         cu_seqlens (Tensor): int32, (batch + 1,).
         max_seqlen (int or Tensor): accepted.
-        dropout_p (float): as `flash_attn_varlen_func`.
-        softmax_scale (float, optional): as `flash_attn_varlen_func`.
-        causal (bool): as `flash_attn_varlen_func`.
-        window_size (tuple[int, int]): as `flash_attn_varlen_func`.
-        softcap (float): as `flash_attn_varlen_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`.
-        deterministic (bool): as `flash_attn_varlen_func`.
-        return_attn_probs (bool): as `flash_attn_varlen_func`.
+        dropout_p (float): as `flash_attn_varlen_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_varlen_func`. Default: None.
+        causal (bool): as `flash_attn_varlen_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_varlen_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_varlen_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`. Default: None.
+        deterministic (bool): as `flash_attn_varlen_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_varlen_func`. Default: False.
 
     Returns:
         As `flash_attn_varlen_func`.

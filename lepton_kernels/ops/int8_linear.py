@@ -213,10 +213,11 @@ def int8_linear(
         x_zero_point (Tensor, optional): int32, shape () or x.shape[:-1], from -128 to 127; the
             quantised value that stands for 0. Default: None (0).
         residual (Tensor, optional): float, shape of the output; added after the activation.
+            Default: None.
         activation (str, optional): "relu", "gelu", "gelu_tanh" or "silu". Default: None.
         out_dtype (torch.dtype, optional): float32, bfloat16, float16 or int8. Default: dtype of a
             float `x`, float32 for an int8 `x`.
-        out_scale (Tensor, optional): float32, shape (); step of an int8 output.
+        out_scale (Tensor, optional): float32, shape (); step of an int8 output. Default: None.
         out_zero_point (Tensor, optional): int32, shape (), from -128 to 127. Default: None (0).
         weight_only (bool): keep `x` in floating point. Default: False.
 

@@ -183,27 +183,32 @@ def flash_attn_with_kvcache(
             block_table; dtype of q, or int8 with k_scale. Written to where k is given.
         v_cache (Tensor): like k_cache, with Dv.
         k (Tensor, optional): (B, L_new, Hkv, D); stored at rows cache_seqlens and on.
-        v (Tensor, optional): (B, L_new, Hkv, Dv).
+            Default: None (the cache is only read).
+        v (Tensor, optional): (B, L_new, Hkv, Dv). Default: None.
         rotary_cos (Tensor, optional): (positions, rotary_dim / 2); k is rotated at its rows of the
-            cache, q likewise if causal or with a window, else at row cache_seqlens.
-        rotary_sin (Tensor, optional): like rotary_cos.
+            cache, q likewise if causal or with a window, else at row cache_seqlens. Default: None.
+        rotary_sin (Tensor, optional): like rotary_cos. Default: None.
         cache_seqlens (int or Tensor, optional): int32, (B,); rows filled before the call.
             Default: None, all of the cache.
         cache_batch_idx (Tensor, optional): int32, (B,); which batch of the cache to use.
+            Default: None (the first B).
         cache_leftpad (Tensor, optional): int32, (B,); row at which each sequence starts.
+            Default: None (0).
         block_table (Tensor, optional): int32, (B, pages per sequence); any page size.
+            Default: None.
         softmax_scale (float, optional): default 1 / sqrt(D).
         causal (bool): Default: False.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
         rotary_interleaved (bool): rotate neighbours (GPT-J) rather than halves (GPT-NeoX).
-        alibi_slopes (Tensor, optional): float32, (H,) or (B, H).
-        num_splits (int): accepted; the keys are split by the number of threads.
-        return_softmax_lse (bool): also return the log-sum-exp.
+            Default: True.
+        alibi_slopes (Tensor, optional): float32, (H,) or (B, H). Default: None.
+        num_splits (int): accepted; the keys are split by the number of threads. Default: 0.
+        return_softmax_lse (bool): also return the log-sum-exp. Default: False.
         k_scale (Tensor, optional): float32, shape of k_cache less its last dimension: steps of an
-            int8 k_cache; written along with it.
-        v_scale (Tensor, optional): likewise for v_cache.
-        sinks (Tensor, optional): float, (H,); as `scaled_dot_product_attention`.
+            int8 k_cache; written along with it. Default: None.
+        v_scale (Tensor, optional): likewise for v_cache. Default: None.
+        sinks (Tensor, optional): float, (H,); as `scaled_dot_product_attention`. Default: None.
 
     Returns:
         Tensor: (B, Lq, H, Dv), dtype of q. With return_softmax_lse also (B, H, Lq), float32.

@@ -178,6 +178,7 @@ def sparse_linear(
         weight (SparseWeight): from `pack_sparse`, of shape (out_features, in_features).
         bias (Tensor, optional): float, shape (out_features,). Default: None.
         residual (Tensor, optional): float, shape of the output; added after the activation.
+            Default: None.
         activation (str, optional): "relu", "gelu", "gelu_tanh" or "silu". Default: None.
         out_dtype (torch.dtype, optional): float32, bfloat16 or float16. Default: dtype of `x`.
 

@@ -113,6 +113,12 @@ class SparseWeight:
         Args:
             dtype (torch.dtype, optional): a float dtype, or torch.int8 for the stored bytes of an
                 int8 weight. Default: None, the stored dtype, float32 for an int8 weight.
+
+        Returns:
+            Tensor: shape (out_features, in_features), dtype `dtype`.
+
+        Raises:
+            TypeError: dtype is int8 and the values are not, or it is no float dtype.
         """
         if dtype is None:
             dtype = torch.float32 if self.dtype == torch.int8 else self.dtype
@@ -131,7 +137,17 @@ class SparseWeight:
         return reference.read_scale(self.packed) if self.dtype == torch.int8 else None
 
     def to(self, device: torch.device | str) -> SparseWeight:
-        """The weight on another device."""
+        """The weight on another device.
+
+        Args:
+            device (torch.device or str): where to.
+
+        Returns:
+            SparseWeight: itself where it is there already.
+
+        Raises:
+            RuntimeError: there is no such device.
+        """
         packed = self.packed.to(device)
         return self if packed is self.packed else SparseWeight(packed)
 
@@ -171,6 +187,7 @@ def pack_sparse(
         mask (Tensor, optional): bool, or any dtype holding 0 and 1; shape of `weight`; where
             values are kept. Default: None, where `weight` is not zero.
         scale (Tensor, optional): float, shape (out_features,), with an int8 `weight`: its steps.
+            Default: None.
         n (int): values kept in each group of `m`, for layout "n:m". Default: 2.
         m (int): size of a group. Default: 4.
 

@@ -98,10 +98,9 @@ class Distiller(nn.Module):
             if value not in known:
                 names = ", ".join(map(str, known))
                 raise ValueError(f"{_OP}: {name} must be one of {names}; got {value!r}")
-        for name, value in (
-            ("temperature", temperature), ("alpha", alpha), ("layer_weight", layer_weight),
-        ):  # fmt: skip
-            check_number(_OP, name, value)
+        check_number(_OP, "temperature", temperature)
+        check_number(_OP, "alpha", alpha)
+        check_number(_OP, "layer_weight", layer_weight)
         if not temperature > 0:
             raise ValueError(f"{_OP}: temperature must be positive, got {temperature}")
         if not 0.0 <= alpha <= 1.0:
@@ -126,11 +125,21 @@ class Distiller(nn.Module):
         return self._teacher[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The student's answer."""
+        """The student's answer.
+
+        Args:
+            *args, **kwargs: as the student takes them.
+
+        Returns:
+            any: what the student gives.
+        """
         return self.student(*args, **kwargs)
 
     def teach(self, inputs: Any) -> dict[str, torch.Tensor]:
         """The teacher's answers to the inputs of a batch.
+
+        Args:
+            inputs (any): of one batch, on the teacher's device.
 
         Returns:
             dict: `output`, and by name the outputs of `layers`.
@@ -216,7 +225,11 @@ class Distiller(nn.Module):
         return nn.functional.mse_loss(ours, theirs)
 
     def prepare(self, inputs: Any) -> None:
-        """Make the projections that `layers` need, from the inputs of one batch; `fit` calls it."""
+        """Make the projections that `layers` need; `fit` calls it.
+
+        Args:
+            inputs (any): of one batch, on the device of both models.
+        """
         if not self.layers:
             return
         answers = self.teach(inputs)

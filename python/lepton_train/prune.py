@@ -65,14 +65,29 @@ class PruningSchedule:
             )
 
     def at(self, call: int, final: float) -> float:
-        """Sparsity after `call` calls when it shall end at `final`."""
+        """Sparsity after some calls.
+
+        Args:
+            call (int): number of calls.
+            final (float): where it shall end, in [0, 1).
+
+        Returns:
+            float: 0 to `final`.
+        """
         progress = min(max((call - self.begin) / self.steps, 0.0), 1.0)
         if self.kind == "one-shot":
             return final if call > self.begin else 0.0
         return final * (progress if self.kind == "linear" else 1.0 - (1.0 - progress) ** 3)
 
     def step(self, final: float) -> float:
-        """Count one call; returns the sparsity to prune to now."""
+        """Count one call.
+
+        Args:
+            final (float): where sparsity shall end, in [0, 1).
+
+        Returns:
+            float: the sparsity to prune to now.
+        """
         self.done += 1
         return self.at(self.done, final)
 
@@ -172,7 +187,7 @@ def prune_(
         include (str or iterable, optional): glob patterns of layers to prune. Default: None (all).
         exclude (str or iterable, optional): glob patterns of layers to leave. Default: None.
         data (iterable or callable, optional): for wanda, as the calibration of `quantize_`; for
-            gradient and movement, an iterable of batches for `loss`.
+            gradient and movement, an iterable of batches for `loss`. Default: None.
         loss (callable, optional): `loss(model, batch)` gives a scalar tensor. Default: None, that
             of `fit` for batches (inputs, labels).
         schedule (PruningSchedule, optional): how far this call goes. Default: None (all the way).

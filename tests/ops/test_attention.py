@@ -356,6 +356,28 @@ def test_nan_stays_and_large_scores_do_not_overflow(isa):
 
 
 @pytest.mark.skipif(not lk.info()["isa_present"], reason="no compiled operators")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_casts_as_torch_does(dtype):
+    """Rotary embeddings in float32 beside bfloat16 values, as Llama has under autocast."""
+    q, k = torch.randn(2, 1, 2, 6, 8).requires_grad_()
+    v = torch.randn(1, 2, 6, 8, dtype=dtype).requires_grad_()
+    bias = torch.randn(6, 6).requires_grad_()
+    with torch.autocast("cpu", dtype):
+        found = lk.scaled_dot_product_attention(q, k, v, bias)
+        compiled = torch.compile(
+            lk.scaled_dot_product_attention, fullgraph=True, backend="aot_eager"
+        )(q, k, v, bias)
+    expected = lk.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v, bias)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+    assert torch.equal(compiled, expected)
+    grads = torch.autograd.grad(found.sum(), (q, v, bias))
+    assert [g.dtype for g in grads] == [torch.float32, dtype, torch.float32]
+    doubles = torch.randn(3, 1, 2, 6, 8).double().unbind()
+    with torch.autocast("cpu", dtype):
+        assert lk.scaled_dot_product_attention(*doubles).dtype == torch.float64
+
+
 def test_serves_from_the_cpu_library():
     for op in ("attention_forward", "attention_backward", "attention_cached"):
         assert lk.info()["ops"][op] == "cpu"

@@ -36,6 +36,9 @@ def get(metric: str | Metric) -> Metric:
     Args:
         metric (str or callable): one of `NAMES`, or `metric(predictions, targets) -> float`.
 
+    Returns:
+        callable: `metric(predictions, targets) -> float`.
+
     Raises:
         ValueError: the name is unknown; the message gives the nearest ones.
         TypeError: neither name nor callable.

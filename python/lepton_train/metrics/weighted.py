@@ -29,7 +29,14 @@ class WeightedMetric:
         return "+".join(f"{weight:g}*{name}" for name, weight in self.weights.items())
 
     def parts(self, predictions: Any, targets: Any) -> dict[str, float]:
-        """Each metric by itself."""
+        """Each metric by itself.
+
+        Args:
+            predictions, targets: as the metrics take them.
+
+        Returns:
+            dict: name to value.
+        """
         return {name: metric(predictions, targets) for name, metric in self.metrics.items()}
 
     def total(self, scores: Mapping[str, float]) -> float:
@@ -37,6 +44,9 @@ class WeightedMetric:
 
         Args:
             scores (mapping): name to value; other names are ignored.
+
+        Returns:
+            float: the mean.
 
         Raises:
             ValueError: a metric with a weight is missing.
@@ -47,7 +57,14 @@ class WeightedMetric:
         return sum(weight * scores[name] for name, weight in self.weights.items())
 
     def report(self, predictions: Any, targets: Any) -> dict[str, Any]:
-        """Total, each metric, and the weights."""
+        """Total, each metric, and the weights.
+
+        Args:
+            predictions, targets: as the metrics take them.
+
+        Returns:
+            dict: `total`, `scores` and `weights`.
+        """
         scores = self.parts(predictions, targets)
         return {"total": self.total(scores), "scores": scores, "weights": self.weights}
 

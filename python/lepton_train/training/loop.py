@@ -82,6 +82,7 @@ def fit(
             Default: "adamw".
         lr (float, optional): highest learning rate. Default: None (1e-3; adadelta 1, sgd 1e-2).
         optimizer_options (mapping, optional): further arguments of torch's class.
+            Default: None.
         schedule (str): "constant", "linear", "cosine" or "plateau". Default: "constant".
         warmup (int or float): steps, or share of all steps if below 1, in which the learning rate
             rises. Default: 0.
