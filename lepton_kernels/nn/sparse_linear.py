@@ -74,7 +74,11 @@ class SparseLinear(nn.Module):
         self.n, self.m = n, m
         self.register_parameter("values", None)
         self.register_buffer("kept", None, persistent=False)
-        weight = torch.zeros(out_features, in_features)
+        # Nothing can be packed on the meta device, whose modules get their weight by loading.
+        device = torch.get_default_device()
+        weight = torch.zeros(
+            out_features, in_features, device="cpu" if device.type == "meta" else device
+        )
         self._set(pack_sparse(weight, layout, dtype=dtype, n=n, m=m))
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -79,7 +79,13 @@ def _backward(
             return (*[None] * 6, *unused)
         grad_out = torch.zeros_like(out)
     op = _backward_reference if out.dtype == torch.float64 else _backward_caller.current
-    grads = op(grad_out, grad_lse, *inputs, out, lse, *ctx.options, needs[3])
+    arguments = (grad_out, grad_lse, *inputs, out, lse, *ctx.options, needs[3])
+    if torch.is_grad_enabled() and op.namespace != _dispatch.REFERENCE_NAMESPACE:
+        with torch.no_grad():
+            grads = op(*arguments)
+        grads = _DifferentiableOnce.apply(len(grads), *grads, grad_out, grad_lse, *inputs)
+    else:
+        grads = op(*arguments)
     return (
         grads[0] if needs[0] else None,
         grads[1] if needs[1] else None,
@@ -89,6 +95,23 @@ def _backward(
         grads[4] if needs[5] else None,
         *unused,
     )
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """Gradients of which the gradient is an error, where it would silently be missing."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
+        """The first `count` tensors; what they depend on follows."""
+        return tuple(x.view_as(x) for x in tensors[:count] if x is not None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> NoReturn:
+        """Refuse."""
+        raise NotImplementedError(
+            "attention: the compiled kernels have no second derivative; supported: float64, or "
+            "lepton_kernels.force_backend('reference')"
+        )
 
 
 _INPUTS = (

@@ -92,6 +92,16 @@ def test_export(compare, dtype):
     compare.same_bits(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_made_on_the_meta_device_and_loaded(compare, layout):
+    layer = lk.nn.SparseLinear.from_linear(pruned_linear(layout=layout), layout)
+    with torch.device("meta"):
+        other = lk.nn.SparseLinear(40, 24, layout=layout)
+    other.to_empty(device="cpu").load_state_dict(layer.state_dict())
+    x = torch.randn(3, 40)
+    compare.same_bits(other(x), layer(x))
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies(compare, clone):
     layer = lk.nn.SparseLinear.from_linear(pruned_linear())

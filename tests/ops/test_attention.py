@@ -356,6 +356,26 @@ def test_nan_stays_and_large_scores_do_not_overflow(isa):
 
 
 @pytest.mark.skipif(not lk.info()["isa_present"], reason="no compiled operators")
+def test_second_derivatives_are_right_or_refused(cpu_backend):
+    def penalty(attention, tensors):
+        q, k, v = (x.detach().requires_grad_() for x in tensors)
+        grad = torch.autograd.grad(attention(q, k, v).square().sum(), q, create_graph=True)[0]
+        # k has another path to the result: what is missing on this one must not go unseen.
+        return torch.autograd.grad(grad.square().sum() + k.square().sum(), (q, k))
+
+    tensors = torch.randn(3, 1, 2, 5, 8).unbind()
+    with pytest.raises(NotImplementedError, match="no second derivative; supported: float64, or"):
+        penalty(lk.scaled_dot_product_attention, tensors)
+    doubles = [x.double() for x in tensors]
+    expected = penalty(
+        lambda q, k, v: (q @ k.mT / 8**0.5).softmax(-1) @ v,
+        doubles,
+    )
+    found = penalty(lk.scaled_dot_product_attention, doubles)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_casts_as_torch_does(dtype):
     """Rotary embeddings in float32 beside bfloat16 values, as Llama has under autocast."""
