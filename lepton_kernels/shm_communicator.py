@@ -253,6 +253,51 @@ class ShmCommunicator:
         data = arguments.flat("start_all_reduce", "bucket", bucket)
         return self._native.start_all_reduce(*data, number, norm_of)
 
+    def start_outer(
+        self,
+        product: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        terms: int | None,
+        contributed: torch.Tensor,
+    ) -> int:
+        """Announce an average over ranks of left^T right, and return at once.
+
+        What `bucket_outer_` computes: each rank its share of the rows, written to all. Nothing
+        else is summed or sent, which is less than an all-reduce of products where terms are few.
+
+        Args:
+            product (Tensor): float32, bfloat16 or float16, shape (rows, columns), contiguous in a
+                bucket from `empty`; gets the average.
+            left (Tensor): dtype of product, shape (at least terms, rows), likewise.
+            right (Tensor): dtype of product, shape (at least terms, columns), likewise.
+            terms (int, optional): rows of this rank's factors, others may have other numbers; 0:
+                this rank adds nothing; None: this rank's summand stands in `product`.
+            contributed (Tensor): float32, shape (1,), anywhere; set to 1 if any rank adds
+                something, else to 0.
+
+        Returns:
+            int: number to pass to `wait` and `squares`; till then no tensor is to be touched.
+
+        Raises:
+            TypeError: dtype. ValueError: shapes. ShmError: not from `empty`, or a rank failed.
+        """
+        name = "start_outer"
+        arguments.check_factors(name, product, left, right, terms)
+        data = [
+            arguments.flat(name, *named)[0]
+            for named in (("product", product), ("left", left), ("right", right))
+        ]
+        rows, columns = product.shape
+        return self._native.start_outer(
+            *data,
+            rows,
+            columns,
+            -1 if terms is None else terms,
+            arguments.flat(name, "contributed", contributed)[0],
+            arguments.TYPES[product.dtype],
+        )
+
     def progress(self) -> bool:
         """Do this rank's share of what all ranks have announced, without waiting.
 
