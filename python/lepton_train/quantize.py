@@ -11,9 +11,11 @@ from lepton_kernels.nn.int8_linear import Int8Linear, Int8LinearQAT
 from lepton_train import find
 from lepton_train.calibration import Calibration, make_observer, observe_inputs
 from lepton_train.find import FoundLinear, Patterns
+from lepton_train.prune_masks import mask_of
 from lepton_train.report import LayerRow, QuantizationReport, tensor_bytes
 
 MODES = ("dynamic", "static", "weight_only", "qat")
+_MASKED = "training through int8 would not keep its mask; call make_permanent_ first"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def quantize_(
 
     A weight shared with another module (an embedding, say) is quantised in the linear layer only;
     the other module keeps the float weight, and the report says so. Linear layers that share one
-    weight share one int8 weight.
+    weight share one int8 weight. Layers that `prune_` has masked are quantised with their zeros.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", 2018.
@@ -92,6 +94,10 @@ def quantize_(
     _check_arguments(op, mode, calibration, observer, group_size)
     founds = find.find_linears(op, model)
     chosen, left = choose(op, founds, include, exclude)
+    if mode == "qat":
+        masked = [found for found in chosen if mask_of(found.module) is not None]
+        left.update((id(found.module), _MASKED) for found in masked)
+        chosen = [found for found in chosen if id(found.module) not in left]
     parameters: dict[str, tuple[float, int]] = {}
     if calibration is not None and chosen:
         layers = {found.name: found.module for found in chosen}
@@ -298,6 +304,8 @@ def _share_tied(model: nn.Module, changes: dict[int, _Change]) -> dict[int, str]
     notes: dict[int, str] = {}
     first: dict[int, _Change] = {}
     for key, change in changes.items():
+        if mask_of(change.found.module) is not None:
+            continue  # the product of a weight and a mask, which nothing else holds
         weight = change.found.module.weight
         floats = [
             name
