@@ -255,7 +255,9 @@ def scaled_dot_product_attention(
     `force_backend("cuda")`.
 
     Raises:
-        NotImplementedError: `force_backend("cuda")`, and the CUDA library has no kernel for it.
+        NotImplementedError: `force_backend("cuda")`, and the CUDA library has no kernel for it; or
+            a second derivative is asked for, which only float64 and `force_backend("reference")`
+            have.
         TypeError: an argument has the wrong type or dtype.
         ValueError: shapes, devices or head counts do not fit; a number is out of range.
 
