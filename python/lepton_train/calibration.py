@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -240,7 +241,8 @@ def run_calibration(
     Args:
         model (nn.Module): the model.
         calibration (callable or iterable): a callable gets the model; the batches of an iterable
-            become keyword arguments (mapping), arguments (tuple or list) or the argument.
+            become keyword arguments (mapping), arguments (tuple or list) or the argument. Labels
+            that the model does not take, as in a batch for training, are left out.
         argument (str): what messages call it. Default: "calibration".
 
     Returns:
@@ -263,17 +265,43 @@ def run_calibration(
             )
         batches = 0
         for batch in calibration:
+            positional, named = _arguments(model, batch)
             with layers_named(model):
-                if isinstance(batch, Mapping):
-                    model(**batch)
-                elif isinstance(batch, tuple | list):
-                    model(*batch)
-                else:
-                    model(batch)
+                model(*positional, **named)
             batches += 1
     if batches == 0:
         raise ValueError(f"{argument} must hold at least one batch, got none")
     return batches
+
+
+def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What to call the model with: the batch, without its labels if the model takes none."""
+    positional, named = _spread(batch)
+    if isinstance(batch, Mapping):
+        inputs: Any = {key: value for key, value in batch.items() if key != "labels"}
+    else:
+        inputs = batch[0] if len(positional) == 2 else batch
+    if not _fits(model, positional, named):
+        bare = _spread(inputs)
+        if _fits(model, *bare):
+            return bare
+    return positional, named
+
+
+def _spread(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def _fits(model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(model.forward).bind(*positional, **named)
+    except TypeError:
+        return False
+    except ValueError:  # no signature to be had
+        return True
+    return True
 
 
 def observe_inputs(

@@ -56,7 +56,8 @@ def quantize_(
         calibration (callable or iterable, optional): data for "static" (required) and "qat"
             (static scales; without it "qat" is dynamic): batches that become keyword arguments
             (mapping), arguments (tuple, list) or the argument of the model, or a callable that
-            gets the model and runs it. Call `model.eval()` first. Default: None.
+            gets the model and runs it. Labels that the model does not take, as in a batch for
+            training, are left out. Call `model.eval()` first. Default: None.
         include (str or iterable of str, optional): glob patterns on the names of layers, or of
             modules around them; only what matches is replaced. Default: None (all).
         exclude (str or iterable of str, optional): as `include`, to be left. Default: None.

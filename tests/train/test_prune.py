@@ -212,6 +212,15 @@ def test_masks_survive_training_copies_and_state_dicts():
     assert torch.equal(model(x), y)
 
 
+def test_wanda_takes_the_batches_of_training():
+    labelled, plain = small_model(), small_model()
+    plain.load_state_dict(labelled.state_dict())
+    data = [(torch.randn(8, labelled[0].in_features), torch.zeros(8).long()) for _ in range(2)]
+    lt.prune_(labelled, 0.5, criterion="wanda", data=data)
+    lt.prune_(plain, 0.5, criterion="wanda", data=[x for x, _ in data])
+    assert torch.equal(labelled[0].weight, plain[0].weight)
+
+
 def test_include_and_exclude():
     model = small_model()
     report = lt.prune_(model, 0.5, exclude="4")

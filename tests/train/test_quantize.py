@@ -61,8 +61,10 @@ def test_output_stays_close_in_every_mode(model, tokens, mode, group_size):
         lambda tokens: [{"tokens": tokens}],
         lambda tokens: (batch for batch in [tokens, tokens]),
         lambda tokens: lambda model: model(tokens),
+        lambda tokens: [(tokens, torch.zeros(len(tokens)))],
+        lambda tokens: [{"tokens": tokens, "labels": torch.zeros(len(tokens))}],
     ],
-    ids=["tensor", "tuple", "dict", "generator", "callable"],
+    ids=["tensor", "tuple", "dict", "generator", "callable", "labelled", "labelled_dict"],
 )
 def test_kinds_of_calibration(model, tokens, calibration):
     report = lt.quantize_(model, "static", calibration=calibration(tokens))
