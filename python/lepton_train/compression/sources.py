@@ -38,11 +38,13 @@ class Task:
         model (nn.Module): on the CPU.
         data (Splits): tokenised if the model reads texts.
         tokenizer (any): None for other models.
+        length (int): tokens of a text at most.
     """
 
     model: nn.Module
     data: Splits
     tokenizer: Any = None
+    length: int = 128
 
 
 def load_task(
@@ -69,14 +71,15 @@ def load_task(
         FileNotFoundError: a path does not exist.
     """
     about_model = specification("model", model, MODEL_KEYS)
-    splits = _load_data(specification("data", data, DATA_KEYS))
+    about_data = specification("data", data, DATA_KEYS)
+    splits = _load_data(about_data)
+    length = int(about_data.get("length", Task.length))
     seed = int(about_model.get("seed", 0))
     classes = len(splits.train.classes) or 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made, tokenizer = _make_model(about_model, splits.train, classes, seed)
     if tokenizer is not None:
-        length = int(specification("data", data, DATA_KEYS).get("length", 128))
         parts = {
             name: data_.tokenize(part, tokenizer, length=length) if len(part) else part
             for name, part in splits.parts.items()
@@ -90,7 +93,7 @@ def load_task(
         except (KeyError, RuntimeError) as error:
             first = str(error).strip().partition("\n")[0]
             raise ValueError(f"weights {str(file)!r} do not fit the model: {first}") from error
-    return Task(made, splits, tokenizer)
+    return Task(made, splits, tokenizer, length)
 
 
 def specification(
