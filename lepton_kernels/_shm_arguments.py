@@ -75,7 +75,7 @@ def check_pair(
 
 
 def check_factors(
-    name: str, product: torch.Tensor, left: torch.Tensor, right: torch.Tensor, terms: int | None
+    name: str, product: torch.Tensor, left: torch.Tensor, right: torch.Tensor
 ) -> None:
     """TypeError or ValueError unless left^T right has the shape of `product`."""
     if not product.dtype.is_floating_point:
@@ -85,6 +85,7 @@ def check_factors(
             f"ShmCommunicator.{name}: product must have shape (rows, columns), got "
             f"{tuple(product.shape)}"
         )
+    capacity = left.shape[0] if left.dim() == 2 else "capacity"
     for argument, factor, width in (
         ("left", left, product.shape[0]),
         ("right", right, product.shape[1]),
@@ -94,8 +95,8 @@ def check_factors(
                 f"ShmCommunicator.{name}: {argument} must be {product.dtype} like product, got "
                 f"{factor.dtype}"
             )
-        if factor.dim() != 2 or factor.shape[1] != width or factor.shape[0] < (terms or 0):
+        if tuple(factor.shape) != (capacity, width):
             raise ValueError(
-                f"ShmCommunicator.{name}: {argument} must have shape (at least {terms or 0}, "
-                f"{width}), got {tuple(factor.shape)}"
+                f"ShmCommunicator.{name}: {argument} must have shape ({capacity}, {width}), got "
+                f"{tuple(factor.shape)}"
             )

@@ -60,9 +60,9 @@ void register_shm_communicator(py::module_& module) {
       .def(
           "start_outer",
           [](Communicator& self, uintptr_t product, uintptr_t left, uintptr_t right, int64_t rows,
-             int64_t columns, int64_t terms, uintptr_t contributed, int type) {
+             int64_t columns, int64_t terms, float divisor, uintptr_t contributed, int type) {
             return self.start_outer({address(product), address(left), address(right), rows, columns,
-                                     terms, static_cast<float*>(address(contributed))},
+                                     terms, divisor, static_cast<float*>(address(contributed))},
                                     type_of(type));
           },
           release())

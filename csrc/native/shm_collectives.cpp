@@ -74,7 +74,7 @@ void Communicator::outer_bucket(const Work& work) {
                       work.outer.rows,
                       work.outer.columns,
                       work.type,
-                      static_cast<float>(ranks_),
+                      work.outer.divisor,
                       outer_scratch_.data(),
                       scratch};
   const int64_t begin = work.outer.rows * rank_ / ranks_;

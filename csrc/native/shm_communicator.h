@@ -44,13 +44,14 @@ struct Member {
   uint64_t start_time;
 };
 
-// The average over ranks of left^T right, written to `product`; all three lie in segments.
+// The sum over ranks of left^T right by a divisor, written to `product`; all three lie in segments.
 struct OuterWork {
   const void* product;  // (rows, columns)
   const void* left;     // (at least terms, rows)
   const void* right;    // (at least terms, columns)
   int64_t rows, columns;
-  int64_t terms;       // this rank's: 0 where it has no gradient, kWhole where `product` holds it
+  int64_t terms;  // this rank's: 0 where it has no gradient, kWhole where `product` holds it
+  float divisor;
   float* contributed;  // set to 1 if any rank has one, else 0, before the collective is done
 };
 
@@ -96,7 +97,7 @@ class Communicator {
   // are squared and added up on the way.
   uint64_t start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
                             int64_t squared);
-  // As start_all_reduce, averaging products (rows, columns) in a segment; see OuterWork.
+  // As start_all_reduce, of products (rows, columns); see OuterWork.
   uint64_t start_outer(const OuterWork& outer, BucketType type);
   // Elements [first, second) of a bucket of `count` that this rank is in charge of.
   std::pair<int64_t, int64_t> slice(int64_t count) const;

@@ -27,6 +27,7 @@ def averages(rank, world, dtype):
     left = shared(comm, capacity, rows, dtype=dtype)
     right = shared(comm, capacity, columns, dtype=dtype)
     contributed = torch.full((1,), 9.0)
+    start = comm.prepare_outer(product, left, right, contributed)
     everyone = torch.zeros(world * rows, columns, dtype=torch.float64)
     # Rows of each rank's factors: all, some, none, and a rank that has the product itself.
     for turn, terms in enumerate(([5, 5, 5], [1, 0, 3], [0, 0, 0], [None, 2, None], [4, None, 0])):
@@ -37,7 +38,7 @@ def averages(rank, world, dtype):
         own = product.double() if mine is None else left[:mine].double().t() @ right[:mine].double()
         comm.all_gather(everyone, own)
         want = everyone.view(world, rows, columns).mean(0)
-        number = comm.start_outer(product, left, right, mine, contributed)
+        number = start(mine)
         comm.progress()
         comm.wait(number)
         scale = max(want.abs().max().item(), 1e-30)
@@ -63,12 +64,13 @@ def many(rank, world):
         (shared(comm, 8, 16), shared(comm, 2, 8), shared(comm, 2, 16), torch.zeros(1))
         for _ in range(5)
     ]
+    starts = [comm.prepare_outer(*bucket) for bucket in buckets]
     for turn in range(40):  # more than the ring of slots holds, mixed with other collectives
         numbers = []
-        for product, left, right, flag in buckets:
+        for (_, left, right, _), start in zip(buckets, starts, strict=True):
             left.fill_(rank + 1.0)
             right.fill_(turn + 1.0)
-            numbers.append(comm.start_outer(product, left, right, 1 + rank % 2, flag))
+            numbers.append(start(1 + rank % 2))
         total = torch.tensor([rank], dtype=torch.int64)
         comm.all_reduce(total)
         assert total.item() == sum(range(world))
@@ -90,8 +92,9 @@ def disagree(rank, world):
     comm = lk.ShmCommunicator(timeout=30)
     product, left = shared(comm, 6, 8), shared(comm, 2, 6)
     right, other = shared(comm, 2, 8), shared(comm, 2, 8)
+    start = comm.prepare_outer(product, left, other if rank else right, torch.zeros(1))
     with pytest.raises(RuntimeError, match="ranks disagree at collective"):
-        comm.wait(comm.start_outer(product, left, other if rank else right, 2, torch.zeros(1)))
+        comm.wait(start(2))
     return True
 
 
@@ -104,27 +107,20 @@ def bad_arguments(rank, world):
     product, left, right = shared(comm, 6, 8), shared(comm, 2, 6), shared(comm, 2, 8)
     flag = torch.zeros(1)
     for kind, message, arguments in (
-        (ValueError, r"product must have shape \(rows, columns\)", (product[0], left, right, 2)),
-        (
-            ValueError,
-            r"left must have shape \(at least 2, 6\), got \(2, 8\)",
-            (product, right, right, 2),
-        ),
-        (
-            ValueError,
-            r"right must have shape \(at least 3, 8\)",
-            (product, torch.ones(3, 6), right, 3),
-        ),
-        (TypeError, "right must be torch.float32 like product", (product, left, right.half(), 2)),
-        (TypeError, "product must be of floats", (product.long(), left, right, 2)),
-        (
-            RuntimeError,
-            "does not lie in this rank's shared memory",
-            (product, left, right.clone(), 2),
-        ),
+        (ValueError, r"product must have shape \(rows, columns\)", (product[0], left, right)),
+        (ValueError, r"left must have shape \(2, 6\), got \(2, 8\)", (product, right, right)),
+        (ValueError, r"right must have shape \(2, 8\), got \(1, 8\)", (product, left, right[:1])),
+        (TypeError, "right must be torch.float32 like product", (product, left, right.half())),
+        (TypeError, "product must be of floats", (product.long(), left, right)),
+        (ValueError, "left must be contiguous", (product, torch.ones(6, 2).t(), right)),
     ):
         with pytest.raises(kind, match=message):
-            comm.start_outer(*arguments, flag)
+            comm.prepare_outer(*arguments, flag)
+    for terms in (-1, 3):
+        with pytest.raises(ValueError, match=f"terms must be from 0 to 2, or None, got {terms}"):
+            comm.prepare_outer(product, left, right, flag)(terms)
+    with pytest.raises(RuntimeError, match="does not lie in this rank's shared memory"):
+        comm.prepare_outer(product, left, right.clone(), flag)(2)
     return True
 
 

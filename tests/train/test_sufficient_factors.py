@@ -12,6 +12,8 @@ from lepton_train.distributed._factors import (
 )
 from torch import nn
 
+from lepton_kernels import _rendezvous
+
 WIDTH = 96
 
 
@@ -98,7 +100,9 @@ class Pair:
         }
 
 
-def shares(rank, world, shared_memory):
+def shares(rank, world, shared_memory, per_host=None):
+    if per_host:
+        _rendezvous.boot_id = lambda: f"host {rank // per_host}"
     pair = Pair(rank, world, shared_memory=shared_memory)
     for step in range(3):
         pair.step(step)
@@ -138,6 +142,11 @@ def shares(rank, world, shared_memory):
 def test_gradients_are_those_of_all_batches(ranks, world, shared_memory):
     kinds = ranks(shares, world, shared_memory=shared_memory, timeout=120)
     assert kinds == ["shared memory" if shared_memory is None else kinds[0]] * world
+
+
+def test_several_hosts_of_several_ranks(ranks):
+    kinds = ranks(shares, 4, shared_memory=None, per_host=2, timeout=120)
+    assert kinds == ["shared memory inside, torch.distributed between hosts"] * 4
 
 
 def surprises(rank, world, shared_memory):

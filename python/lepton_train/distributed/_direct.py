@@ -129,6 +129,8 @@ class DirectGradients:
 def _target(weight: torch.Tensor, index: int, gradient_of: GradientOf) -> Target:
     held = weakref.ref(weight)
     method = weakref.WeakMethod(gradient_of)  # a closed wrapper may go
+    # Held, the weight has the same node in every graph; asking anew makes a view each time.
+    node = get_gradient_edge(weight).node
 
     def gradient(
         weight: torch.Tensor, rows: torch.Tensor, inputs: torch.Tensor
@@ -138,7 +140,7 @@ def _target(weight: torch.Tensor, index: int, gradient_of: GradientOf) -> Target
             return None
         try:
             # False or an error in torch.autograd.grad, whose result belongs to the caller.
-            if not torch._C._will_engine_execute_node(get_gradient_edge(parameter).node):
+            if not torch._C._will_engine_execute_node(node):
                 return None
         except RuntimeError:
             return None

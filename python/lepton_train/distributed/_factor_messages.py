@@ -8,8 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-import lepton_kernels as lk
-from lepton_train.distributed._factors import FactoredBucket, Factors
+from lepton_train.distributed._factors import Factors
 from lepton_train.distributed._two_shot import all_gather_flat
 
 _HEADER = 64  # bytes, of which the first eight hold the number of rows
@@ -20,9 +19,9 @@ _WHOLE = -1  # in their place: this rank has a product, not factors
 class FactorMessage(Factors):
     """Factors inside the bytes that are sent, and room for every rank's."""
 
+    weight: torch.Tensor  # for its shape and dtype
     message: torch.Tensor  # uint8
     everyone: torch.Tensor  # uint8, (ranks, bytes)
-    capacity: int
 
     @staticmethod
     def allocate(weight: torch.Tensor, capacity: int, world: int) -> FactorMessage:
@@ -31,70 +30,49 @@ class FactorMessage(Factors):
         message = torch.zeros(_HEADER + size, dtype=torch.uint8)
         own = Factors.cut(message[_HEADER:].view(weight.dtype), weight, capacity)
         everyone = message.new_zeros((world, message.numel()))
-        return FactorMessage(own.left, own.right, message, everyone, capacity)
+        return FactorMessage(own.left, own.right, weight, message, everyone)
 
 
 class FactorExchange:
-    """One average of a weight's gradients on its way.
+    """One message of each rank on its way to all.
 
     Args:
-        bucket (FactoredBucket): its factors are a FactorMessage.
+        own (FactorMessage): what this rank's backward has left.
         terms (int, optional): rows that this rank brings; None: it brings the product.
         group (ProcessGroup, optional): default: None, the default group.
     """
 
     def __init__(
-        self, bucket: FactoredBucket, terms: int | None, group: dist.ProcessGroup | None
+        self, own: FactorMessage, terms: int | None, group: dist.ProcessGroup | None
     ) -> None:
-        assert isinstance(bucket.factors, FactorMessage)
-        self._bucket = bucket
-        self._own = bucket.factors
+        self._own = own
+        self._terms = terms
         self._group = group
-        self._own.message[:8].view(torch.int64)[0] = _WHOLE if terms is None else terms
-        self._work: Any = all_gather_flat(
-            self._own.everyone.view(-1), self._own.message, group, async_op=True
-        )
-        self._done = False
+        own.message[:8].view(torch.int64)[0] = _WHOLE if terms is None else terms
+        self._work: Any = all_gather_flat(own.everyone.view(-1), own.message, group, async_op=True)
 
-    def progress(self) -> None:
-        """Compute the average if all factors are there: while other messages travel."""
-        if not self._done and self._work.is_completed():
-            self._work.wait()
-            self._average()
+    def is_here(self) -> bool:
+        """Whether all messages have come."""
+        return self._work.is_completed()
 
-    def finish(self) -> float:
-        """Wait for the average; its sum of squares. All ranks finish all in one order."""
-        if not self._done:
-            self._work.wait()
-            self._average()
-        if not self._done:
-            self._average_products()
-        return lk.bucket_squares([self._bucket.view]).item()
-
-    def _average(self) -> None:
-        """Unless a rank brings a product: that takes another message, in the ranks' one order."""
-        everyone, weight = self._own.everyone, self._bucket.view
+    def factors(self) -> list[Factors] | None:
+        """Every rank's, of as many rows as it brings, or None where one brings a product; waits."""
+        self._work.wait()
+        everyone, weight = self._own.everyone, self._own.weight
         terms = everyone[:, :8].contiguous().view(torch.int64).view(-1).tolist()
-        self._bucket.flags[0] = float(any(terms))
         if _WHOLE in terms:
-            return
-        lefts, rights = [], []
+            return None
+        found = []
         for rank, count in enumerate(terms):
-            theirs = Factors.cut(
-                everyone[rank, _HEADER:].view(weight.dtype), weight, self._own.capacity
-            )
-            lefts.append(theirs.left[:count])
-            rights.append(theirs.right[:count])
-        lk.bucket_outer_(weight, lefts, rights, divisor=len(terms))
-        self._done = True
+            memory = everyone[rank, _HEADER:].view(weight.dtype)
+            theirs = Factors.cut(memory, weight, self._own.left.shape[0])
+            found.append(Factors(theirs.left[:count], theirs.right[:count]))
+        return found
 
-    def _average_products(self) -> None:
-        weight = self._bucket.view
-        own = int(self._own.message[:8].view(torch.int64)[0])
-        if own == 0:
-            weight.zero_()
-        elif own != _WHOLE:
-            self._own.multiply(own, weight)
-        weight.div_(dist.get_world_size(self._group))
-        dist.all_reduce(weight, group=self._group)
-        self._done = True
+    def add_products(self, product: torch.Tensor) -> None:
+        """The sum of all ranks' products, which all must ask for: a message of its own."""
+        if self._terms == 0:
+            product.zero_()
+        elif self._terms is not None:
+            self._own.multiply(self._terms, product)
+        dist.all_reduce(product, group=self._group)

@@ -11,7 +11,7 @@ Sufficient factors: Xie et al., 2015, arXiv:1511.08486.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,8 @@ class FactoredBucket:
         self.flags = torch.zeros(1)
         self.factors = factors
         self.taken: int | None = None
+        # Where all ranks map the same memory: announces an average of so many rows.
+        self.start: Callable[[int | None], int] | None = None
 
     def take(self, left: torch.Tensor, right: torch.Tensor) -> bool:
         """Keep factors in place of their product; False if there are too many rows."""

@@ -71,6 +71,39 @@ class _Reduce:
         return lk.bucket_squares([self._flat[: self._payload]]).item()
 
 
+class _Outer:
+    """An average of factors on its way."""
+
+    def __init__(self, bucket: FactoredBucket, exchange: FactorExchange, world: int) -> None:
+        self._bucket, self._exchange, self._world = bucket, exchange, world
+        self._done = False
+
+    def progress(self) -> None:
+        """Compute if all factors have come: while other messages travel."""
+        if not self._done and self._exchange.is_here():
+            self._multiply()
+
+    def finish(self) -> float:
+        """Wait; the sum of squares of the average."""
+        product = self._bucket.view
+        if not self._done and not self._multiply():
+            # Only here, where all ranks finish all in one order.
+            self._exchange.add_products(product)
+            product.div_(self._world)
+        return lk.bucket_squares([product]).item()
+
+    def _multiply(self) -> bool:
+        everyone = self._exchange.factors()
+        self._bucket.flags[0] = 1.0
+        if everyone is None:
+            return False
+        lefts, rights = [one.left for one in everyone], [one.right for one in everyone]
+        self._bucket.flags[0] = float(any(left.shape[0] for left in lefts))
+        lk.bucket_outer_(self._bucket.view, lefts, rights, divisor=self._world)
+        self._done = True
+        return True
+
+
 class GroupTransport(OfGroup):
     """torch.distributed (gloo, NCCL, MPI), compressed where asked for."""
 
@@ -85,7 +118,7 @@ class GroupTransport(OfGroup):
         self._world = dist.get_world_size(group)
         self._device = device
         self._compression = compression
-        self._started: list[_Reduce | FactorExchange] = []
+        self._started: list[_Reduce | _Outer] = []
         power = compression == POWER_SGD
         self._power = PowerSgd(group) if power else None
         self._thread = InOrder() if power else None
@@ -118,9 +151,12 @@ class GroupTransport(OfGroup):
         """See Transport."""
         if self._device.type != "cpu" or self._power is not None:
             return 0
+        return most_rows_between_hosts(weight, self._world, self.sent_bytes(weight), wanted)
+
+    def sent_bytes(self, weight: torch.Tensor) -> float:
+        """That an element of its gradient travels as."""
         size = weight.dtype.itemsize
-        sent = min(_SENT_BYTES.get(self._compression or "", size), size)
-        return most_rows_between_hosts(weight, self._world, sent, wanted)
+        return min(_SENT_BYTES.get(self._compression or "", size), size)
 
     def allocate_factors(self, weight: torch.Tensor, capacity: int) -> Factors:
         """See Transport."""
@@ -128,12 +164,14 @@ class GroupTransport(OfGroup):
 
     def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
         """See Transport."""
-        self._started.append(FactorExchange(bucket, terms, self._group))
+        assert isinstance(bucket.factors, FactorMessage)
+        exchange = FactorExchange(bucket.factors, terms, self._group)
+        self._started.append(_Outer(bucket, exchange, self._world))
 
     def progress(self) -> None:
         """See Transport: torch's own threads send."""
         for started in self._started:
-            if isinstance(started, FactorExchange):
+            if isinstance(started, _Outer):
                 started.progress()
 
     def finish(self, count: int | None = None) -> list[float]:

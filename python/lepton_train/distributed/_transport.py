@@ -108,10 +108,11 @@ class ShmTransport:
     def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
         """See Transport."""
         factors = bucket.factors
-        number = self.comm.start_outer(
-            bucket.view, factors.left, factors.right, terms, bucket.flags
-        )
-        self._numbers.append(number)
+        if bucket.start is None:
+            bucket.start = self.comm.prepare_outer(
+                bucket.view, factors.left, factors.right, bucket.flags
+            )
+        self._numbers.append(bucket.start(terms))
 
     def gather(self, numbers: torch.Tensor) -> torch.Tensor:
         """See Transport."""

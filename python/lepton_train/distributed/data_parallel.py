@@ -62,9 +62,9 @@ class BucketedDataParallel(nn.Module):
         shared_memory (bool, optional): True: or else raise; False: never; None: where possible.
             Default: None.
         sufficient_factors (bool, optional): share factors: True wherever they are fewer bytes
-            than gradients, None where that is sure to pay (weights of 512 KiB or more, on one host
-            or between hosts with one rank each, at most 64 rows between hosts), False never. Which
-            weights is learnt in the first synchronised backward; one that gets its gradient
+            than gradients, None where that is sure to pay (weights of 512 KiB or more; between
+            hosts at most 64 rows), False never. Not on GPUs and with "powersgd". Which weights is
+            learnt in the first synchronised backward; one that gets its gradient
             another way later (more rows, accumulation, a hook on the parameter) is averaged as it
             is. Default: None.
         check_every (int): compare the parameters of all replicas, as `check_replicas`, after
