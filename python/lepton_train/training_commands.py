@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lepton_train.command_types import above_zero, count, whole
 from lepton_train.metrics import get
 from lepton_train.training.learning_rate import SCHEDULES
 from lepton_train.training.optimizers import NAMES as OPTIMIZERS
@@ -33,8 +33,8 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, type=_model, metavar="NAME", help=_MODEL)
     parser.add_argument("--data", required=True, type=_data, metavar="NAME", help=_DATA)
-    parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="(default: 32)")
+    parser.add_argument("--limit", type=count, metavar="N", help="examples at most")
+    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="(default: 32)")
 
 
 def _add_metric(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +53,8 @@ def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     )
     _add_task(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints, card, curves")
-    parser.add_argument("--epochs", type=_count, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--lr", type=_above_zero, metavar="RATE", help="highest learning rate")
+    parser.add_argument("--epochs", type=count, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--lr", type=above_zero, metavar="RATE", help="highest learning rate")
     for flag, known, default in (
         ("--optimizer", OPTIMIZERS, "adamw"),
         ("--schedule", SCHEDULES, "cosine"),
@@ -62,14 +62,14 @@ def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     ):
         parser.add_argument(flag, choices=known, default=default, help=f"(default: {default})")
     parser.add_argument(
-        "--clip-norm", type=_above_zero, metavar="NORM", help="largest gradient norm"
+        "--clip-norm", type=above_zero, metavar="NORM", help="largest gradient norm"
     )
-    parser.add_argument("--early-stopping", type=_whole, metavar="EPOCHS", help="patience")
+    parser.add_argument("--early-stopping", type=whole, metavar="EPOCHS", help="patience")
     _add_metric(parser)
-    parser.add_argument("--seed", type=_whole, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     parser.add_argument(
-        "--processes", type=_count, default=1, metavar="N", help="on this machine (default: 1)"
+        "--processes", type=count, default=1, metavar="N", help="on this machine (default: 1)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_train)
@@ -103,40 +103,14 @@ def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]
     )
     parser.add_argument("--weights", metavar="FILE", help="checkpoint to begin with")
     parser.add_argument(
-        "--seed", type=_whole, nargs="+", metavar="N",
+        "--seed", type=whole, nargs="+", metavar="N",
         help="in place of the recipe's; several: one run for each, and their spread",
     )  # fmt: skip
-    parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
-    parser.add_argument("--rounds", type=_count, default=15, metavar="N", help="timed calls (15)")
+    parser.add_argument("--limit", type=count, metavar="N", help="examples at most")
+    parser.add_argument("--rounds", type=count, default=15, metavar="N", help="timed calls (15)")
     parser.add_argument("--out", metavar="DIR", help="report, plot, weights and bundle")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_compress)
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
 
 
 def _metric(text: str) -> str:
