@@ -299,6 +299,8 @@ def test_more_errors():
 
 def test_a_network_trains_while_it_is_pruned():
     """Pruned to 90 % on a cubic schedule, a network fits a task that its 10 % can hold."""
+    # One of some 60 starts ends below 0.9.
+    torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(512, 64, generator=generator)
     target = (x[:, :2].prod(1) > 0).long()
