@@ -47,7 +47,7 @@ def _set_isa(name: str | None, source: str) -> None:
             f"{source}: no compiled operators are installed, so there is no ISA to choose; "
             "the reference backend is in use"
         )
-    if not LIBRARY.force_isa(name):
+    if not (name is None or isinstance(name, str)) or not LIBRARY.force_isa(name):
         raise ValueError(
             f"{source}: unknown or absent ISA {name!r}; present on this machine: "
             f"{', '.join(LIBRARY.isa_present)}"

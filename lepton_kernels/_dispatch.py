@@ -83,6 +83,9 @@ def define_op(
             torch.library.register_autograd(
                 f"{namespace}::{name}", backward, setup_context=setup_context, lib=library
             )
+        elif namespace == REFERENCE_NAMESPACE and name.endswith("_backward"):
+            # Its PyTorch operations are recorded one by one: second derivatives.
+            library.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
 
 def register_triton(name: str, launcher: Callable[..., Any], *, traced: bool = True) -> None:

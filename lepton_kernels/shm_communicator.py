@@ -213,11 +213,15 @@ class ShmCommunicator:
         Args:
             bucket (Tensor): from `empty` or a contiguous view into it; not to be touched until
                 `wait` returns.
-            op (str): as for `all_reduce`.
+            op (str): as for `all_reduce`. Default: `"sum"`.
             norm_of (int): how many elements at its start `squares` is to cover. Default: 0.
 
         Returns:
             int: number to pass to `wait` and `squares`.
+
+        Raises:
+            TypeError: dtype; ValueError: not contiguous, or op unknown; ShmError: not from `empty`,
+                or a rank failed.
         """
         number = arguments.op_number("start_all_reduce", op, bucket)
         data = arguments.flat("start_all_reduce", "bucket", bucket)
@@ -284,24 +288,52 @@ class ShmCommunicator:
         return start
 
     def progress(self) -> bool:
-        """Do this rank's share of what all ranks have announced, without waiting; True if none
-        of the announced is left."""
+        """Do this rank's share of what all ranks have announced, without waiting.
+
+        Returns:
+            bool: whether none of the announced is left.
+
+        Raises:
+            ShmError: a rank failed.
+        """
         return self._native.progress()
 
     def wait(self, number: int) -> None:
-        """Wait until collective `number`, and what was started before, is complete on all ranks."""
+        """Wait until a collective, and all that were started before, are complete on every rank.
+
+        Args:
+            number (int): what announced it gave.
+
+        Raises:
+            ShmError: a rank failed.
+        """
         self._native.wait(number)
         while self._held and next(iter(self._held)) <= number:
             del self._held[next(iter(self._held))]
 
     def squares(self, number: int) -> float:
-        """Sum of squares of the result of `number` (of its first `norm_of` elements); the same
-        bits on every rank, after `wait`. Kept for the last 65536 collectives."""
+        """Sum of squares of a result (of its first `norm_of` elements), after `wait`.
+
+        Args:
+            number (int): what `start_all_reduce` gave; one of the last 65536 collectives.
+
+        Returns:
+            float: the same bits on every rank.
+
+        Raises:
+            ShmError: it is not kept any more, or a rank failed.
+        """
         return self._native.squares(number)
 
     def slice(self, numel: int) -> tuple[int, int]:
-        """First element, and the one behind the last, of the part of a bucket of `numel` elements
-        that this rank is in charge of."""
+        """The part of a bucket that this rank is in charge of.
+
+        Args:
+            numel (int): elements of the bucket.
+
+        Returns:
+            tuple[int, int]: its first element, and the one behind its last.
+        """
         return self._native.slice(numel)
 
     def gather_slices(self, bucket: torch.Tensor) -> torch.Tensor:
@@ -329,7 +361,14 @@ class ShmCommunicator:
         Args:
             output (Tensor): contiguous, numel n; written.
             input (Tensor): contiguous, numel n * size, dtype of output.
-            op (str): as for `all_reduce`.
+            op (str): as for `all_reduce`. Default: `"sum"`.
+
+        Returns:
+            Tensor: `output`.
+
+        Raises:
+            TypeError: dtype; ValueError: not contiguous, sizes do not fit, or op unknown;
+                ShmError: a rank failed.
         """
         name = "reduce_scatter"
         number = arguments.op_number(name, op, input)
@@ -346,6 +385,13 @@ class ShmCommunicator:
         Args:
             output (Tensor): contiguous, numel n * size; written.
             input (Tensor): contiguous, numel n, dtype of output, which may be any.
+
+        Returns:
+            Tensor: `output`.
+
+        Raises:
+            TypeError: dtypes differ; ValueError: not contiguous, or sizes do not fit; ShmError: a
+                rank failed.
         """
         name = "all_gather"
         arguments.check_pair(name, "output", output, "input", input, self.size)
@@ -361,6 +407,12 @@ class ShmCommunicator:
         Args:
             tensor (Tensor): contiguous, any dtype.
             src (int): rank within the communicator. Default: 0.
+
+        Returns:
+            Tensor: `tensor`.
+
+        Raises:
+            ValueError: not contiguous, or no such rank; ShmError: a rank failed.
         """
         self._native.broadcast(
             *arguments.flat("broadcast", "tensor", arguments.as_bytes(tensor)), src
@@ -368,7 +420,11 @@ class ShmCommunicator:
         return tensor
 
     def barrier(self) -> None:
-        """Return once every rank has called it."""
+        """Return once every rank has called it.
+
+        Raises:
+            ShmError: a rank failed.
+        """
         self._native.barrier()
 
     @property

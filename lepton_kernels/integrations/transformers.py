@@ -33,16 +33,19 @@ def attention(
         key (Tensor): (batch, key heads, key length, head_dim).
         value (Tensor): like key.
         attention_mask (Tensor, optional): boolean or additive; causal and padding masks included.
-        dropout (float): probability of dropping an attention weight.
+        dropout (float): probability of dropping an attention weight. Default: 0.0.
         scaling (float, optional): default 1 / sqrt(head_dim).
-        is_causal (bool, optional): used where no mask is given.
-        position_bias (Tensor, optional): added to the scores; gets a gradient.
-        softcap (float, optional): as in Gemma 2.
-        s_aux (Tensor, optional): sink logits, one per head, as in GPT-OSS.
+        is_causal (bool, optional): used where no mask is given. Default: None.
+        position_bias (Tensor, optional): added to the scores; gets a gradient. Default: None.
+        softcap (float, optional): as in Gemma 2. Default: None (off).
+        s_aux (Tensor, optional): sink logits, one per head, as in GPT-OSS. Default: None.
         **rest: what other attention functions take; a window is in the mask already.
 
     Returns:
         tuple: (batch, length, heads, head_dim), and None for the weights.
+
+    Raises:
+        TypeError, ValueError: as `lepton_kernels.scaled_dot_product_attention`.
     """
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", True))

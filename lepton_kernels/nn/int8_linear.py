@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,23 @@ def _make_room_for_input_scale(
         saved = state.get(prefix + name)
         if saved is not None and getattr(module, name) is None:
             setattr(module, name, torch.zeros_like(saved, device=device))
+
+
+def _input_scale(
+    scale: torch.Tensor | float, zero: torch.Tensor | int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The static step of an input and its zero point as tensors of shape ()."""
+    op = "Int8Linear.from_linear"
+    for name, value in (("x_scale", scale), ("x_zero_point", zero)):
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError(f"{op}: {name} must have shape (), got {tuple(value.shape)}")
+    step = torch.as_tensor(scale, dtype=torch.float32).reshape(())
+    # Kernels multiply by the reciprocal, which is infinite for the smallest numbers.
+    if not (math.isfinite(step) and step > 0 and math.isfinite(1 / step)):
+        raise ValueError(f"{op}: x_scale must be finite, positive and above 2^-128, got {scale}")
+    if not -128 <= int(zero) <= 127:
+        raise ValueError(f"{op}: x_zero_point must be within -128 and 127, got {int(zero)}")
+    return step, torch.as_tensor(zero, dtype=torch.int32).reshape(())
 
 
 class Int8Linear(nn.Module):
@@ -118,7 +136,7 @@ class Int8Linear(nn.Module):
             x_scale (Tensor or float, optional): step of the quantised input, for static
                 quantisation. Default: None (dynamic, per token).
             x_zero_point (Tensor or int, optional): from -128 to 127. Default: None (0).
-            weight_dtype (torch.dtype): only torch.int8.
+            weight_dtype (torch.dtype): only torch.int8. Default: torch.int8.
             group_size (int, optional): input features that share a weight scale. Default: None.
             weight_only (bool): keep activations in floating point. Default: False.
             activation (str, optional): fused activation. Default: None.
@@ -129,7 +147,8 @@ class Int8Linear(nn.Module):
         Raises:
             TypeError: `linear` is no nn.Linear or its weight is not float.
             NotImplementedError: weight_dtype is not torch.int8.
-            ValueError: the weight holds NaN or infinity, or group_size does not divide in_features.
+            ValueError: the weight holds NaN or infinity, group_size does not divide in_features,
+                x_scale is not one finite and positive number, or x_zero_point is out of range.
         """
         if not isinstance(linear, nn.Linear):
             raise TypeError(
@@ -156,10 +175,9 @@ class Int8Linear(nn.Module):
         if linear.bias is not None:
             module.bias = nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
         if x_scale is not None:
-            zero = 0 if x_zero_point is None else x_zero_point
-            device = linear.weight.device
-            module.x_scale = torch.as_tensor(x_scale, dtype=torch.float32).reshape(()).to(device)
-            module.x_zero_point = torch.as_tensor(zero, dtype=torch.int32).reshape(()).to(device)
+            scale, zero = _input_scale(x_scale, 0 if x_zero_point is None else x_zero_point)
+            module.x_scale = scale.to(linear.weight.device)
+            module.x_zero_point = zero.to(linear.weight.device)
         elif x_zero_point is not None:
             raise ValueError("Int8Linear.from_linear: x_zero_point needs x_scale")
         return module.train(linear.training)
@@ -173,13 +191,29 @@ class Int8Linear(nn.Module):
         return unpack_int8_weight(self.packed_weight, self.out_features, self.in_features)
 
     def dequantized_weight(self) -> torch.Tensor:
-        """The weight as float32 (out_features, in_features)."""
+        """The weight that the codes stand for.
+
+        Returns:
+            Tensor: float32, shape (out_features, in_features).
+        """
         scale = self.weight_scale.reshape(self.out_features, -1)
         grouped = self.weight.reshape(self.out_features, scale.shape[1], -1)
         return (grouped * scale[:, :, None]).reshape(self.out_features, self.in_features)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        """Apply the layer.
+
+        Args:
+            x (Tensor): float32, bfloat16 or float16, shape (..., in_features), any stride.
+            residual (Tensor, optional): float, shape of the output; added after the activation.
+                Default: None.
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: as `lepton_kernels.int8_linear`.
+        """
         # Straight from the dictionaries: nn.Module's attribute look-up costs as much as the product
         # of a small layer.
         buffers: Any = self._buffers
@@ -331,7 +365,17 @@ class Int8LinearQAT(nn.Linear):
         return module.train(linear.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer as its int8 form will."""
+        """Apply the layer as its int8 form will.
+
+        Args:
+            x (Tensor): float32, bfloat16 or float16, shape (..., in_features).
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: as `lepton_kernels.int8_linear_qat`.
+        """
         return int8_linear_qat(
             x,
             self.weight,
@@ -342,7 +386,14 @@ class Int8LinearQAT(nn.Linear):
         )
 
     def to_int8(self) -> Int8Linear:
-        """The int8 layer that computes what this one computes in its forward."""
+        """The int8 layer that computes what this one computes in its forward.
+
+        Returns:
+            Int8Linear: with the bias and the input scale of this layer.
+
+        Raises:
+            ValueError: the weight holds NaN or infinity.
+        """
         return Int8Linear.from_linear(
             self, group_size=self.group_size, x_scale=self.x_scale, x_zero_point=self.x_zero_point
         )

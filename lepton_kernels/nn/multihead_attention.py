@@ -36,7 +36,22 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
 
     @classmethod
     def from_torch(cls, module: torch.nn.MultiheadAttention) -> MultiheadAttention:
-        """A fused module with the parameters of `module`, which both then share."""
+        """A fused module with the parameters of `module`, which both then share.
+
+        Args:
+            module (torch.nn.MultiheadAttention): left as it is.
+
+        Returns:
+            MultiheadAttention: with the same parameters, mode and hooks.
+
+        Raises:
+            TypeError: `module` is no torch.nn.MultiheadAttention.
+        """
+        if not isinstance(module, torch.nn.MultiheadAttention):
+            raise TypeError(
+                f"{_OP}.from_torch: module must be a torch.nn.MultiheadAttention, "
+                f"got {type(module).__name__}"
+            )
         fused = cls.__new__(cls)
         fused.__dict__.update(module.__dict__)
         return fused
@@ -59,14 +74,20 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
             key (Tensor): likewise, with length S and kdim.
             value (Tensor): likewise, with length S and vdim.
             key_padding_mask (Tensor, optional): (N, S) or (S,); True, or what is added, hides.
+                Default: None.
             need_weights (bool): return the weights, by torch's own path. Default: True.
             attn_mask (Tensor, optional): (L, S) or (N * heads, L, S); True, or a bias, hides.
-            average_attn_weights (bool): as torch, with need_weights.
+                Default: None.
+            average_attn_weights (bool): as torch, with need_weights. Default: True.
             is_causal (bool): with need_weights=False a mask of its own, and attn_mask is not
-                needed for it; else torch's hint.
+                needed for it; else torch's hint. Default: False.
 
         Returns:
             tuple: the output, in the layout of query, and the weights or None.
+
+        Raises:
+            ValueError: a shape does not match.
+            TypeError: a dtype does not.
         """
         if need_weights:
             return super().forward(

@@ -74,7 +74,11 @@ class SparseLinear(nn.Module):
         self.n, self.m = n, m
         self.register_parameter("values", None)
         self.register_buffer("kept", None, persistent=False)
-        weight = torch.zeros(out_features, in_features)
+        # Nothing can be packed on the meta device, whose modules get their weight by loading.
+        device = torch.get_default_device()
+        weight = torch.zeros(
+            out_features, in_features, device="cpu" if device.type == "meta" else device
+        )
         self._set(pack_sparse(weight, layout, dtype=dtype, n=n, m=m))
         self.bias = nn.Parameter(torch.zeros(out_features), requires_grad=False) if bias else None
 
@@ -134,6 +138,8 @@ class SparseLinear(nn.Module):
         """The packed weight; while fine-tuning, packed anew from the values at every access."""
         if self.values is None:
             if self._weight.packed is not self.packed_weight:
+                if torch.compiler.is_compiling():
+                    return self._weight._traced(self.packed_weight)
                 self._weight = SparseWeight(self.packed_weight)
             return self._weight
         dense = self._dense().detach()
@@ -175,7 +181,19 @@ class SparseLinear(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """Apply the layer; `residual`, of the shape of the output, is added at the end."""
+        """Apply the layer.
+
+        Args:
+            x (Tensor): float32, bfloat16 or float16, shape (..., in_features), any stride.
+            residual (Tensor, optional): float, shape of the output; added after the activation.
+                Default: None.
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+
+        Raises:
+            TypeError, ValueError: as `lepton_kernels.sparse_linear`.
+        """
         if self.values is not None:
             # Training is dense arithmetic: torch's own product, whose gradients reach the values.
             y = nn.functional.linear(x, self._dense().to(x.dtype), self.bias)

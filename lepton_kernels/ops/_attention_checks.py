@@ -11,6 +11,8 @@ from lepton_kernels.ops._checks import (
     FLOATS,
     check_device,
     check_dtype,
+    check_integer,
+    check_number,
     check_tensor,
     names,
     shape_error,
@@ -32,6 +34,8 @@ class Call:
     layout: str = "(batch, length, heads, head_dim)"
     heads_dim: int = 2
     length_dim: int = 1
+    scale: str = "scale"
+    lengths: str = "cache_seqlens"
 
 
 DEFAULT_CALL = Call()
@@ -44,21 +48,32 @@ SDPA_CALL = Call(
 )
 
 
+def check_window(op: str, window: object) -> None:
+    """TypeError unless `window` is a pair."""
+    if not isinstance(window, (tuple, list)) or len(window) != 2:
+        raise TypeError(f"{op}: window_size must be a pair (left, right), got {window!r}")
+
+
 def check_options(
-    op: str, window: tuple[int, int], softcap: float, dropout_p: float, scale: float
+    call: Call, window: tuple[int, int], softcap: float, dropout_p: float, scale: float
 ) -> None:
-    """Errors for numbers out of range."""
+    """Errors for options that are no numbers, or out of range."""
+    op = call.op
+    check_window(op, window)
     for name, size in zip(("left", "right"), window, strict=True):
+        check_integer(op, f"window_size {name}", size)
         if size < -1:
             raise ValueError(
                 f"{op}: window_size must be at least 0, or -1 for no limit, got {name} {size}"
             )
+    for name, value in (("softcap", softcap), ("dropout_p", dropout_p), (call.scale, scale)):
+        check_number(op, name, value)
     if not (softcap >= 0 and math.isfinite(softcap)):
         raise ValueError(f"{op}: softcap must be 0 (off) or positive and finite, got {softcap}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"{op}: dropout_p must be at least 0 and below 1, got {dropout_p}")
     if not math.isfinite(scale):
-        raise ValueError(f"{op}: scale must be finite, got {scale}")
+        raise ValueError(f"{op}: {call.scale} must be finite, got {scale}")
 
 
 def check_query_key_value(
@@ -218,7 +233,7 @@ def check_attention(
     varlen = cu_seqlens_q is not None or cu_seqlens_k is not None
     layout = dataclasses.replace(call, heads_dim=2, length_dim=1)
     check_query_key_value(layout, query, key, value)
-    check_options(call.op, (window_left, window_right), softcap, dropout_p, scale)
+    check_options(call, (window_left, window_right), softcap, dropout_p, scale)
     batch, rows, heads, _ = query.shape
     columns = key.shape[1]
     sequences = batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -19,6 +20,18 @@ def check_tensor(op: str, argument: str, value: object) -> None:
     """TypeError unless `value` is a tensor."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {argument} must be a Tensor, got {type(value).__name__}")
+
+
+def check_number(op: str, argument: str, value: object) -> None:
+    """TypeError unless `value` is a real number."""
+    if not isinstance(value, (numbers.Real, torch.SymFloat, torch.SymInt)):
+        raise TypeError(f"{op}: {argument} must be a number, got {type(value).__name__}")
+
+
+def check_integer(op: str, argument: str, value: object) -> None:
+    """TypeError unless `value` is an integer."""
+    if not isinstance(value, (numbers.Integral, torch.SymInt)):
+        raise TypeError(f"{op}: {argument} must be an int, got {type(value).__name__}")
 
 
 def check_dtype(

@@ -104,7 +104,7 @@ def check_int8_linear(
             shape_error(op, "residual", str(tuple(expected)), residual.shape, "like the output")
     if out_dtype not in (*OUT_DTYPES, torch.float64):
         raise TypeError(
-            f"{op}: out_dtype must be float32, bfloat16, float16 or int8, got {out_dtype}"
+            f"{op}: out_dtype must be float32, bfloat16, float16 or int8, got {out_dtype!r}"
         )
     if (out_dtype == torch.int8) != (out_scale is not None):
         raise ValueError(

@@ -87,7 +87,7 @@ def check_cached(
     if value.shape[:2] != key.shape[:2]:
         shape_error(op, call.value, f"{tuple(key.shape[:2])} + (heads, head_dim)", value.shape)
     check_heads(call, query.shape[2], key.shape[2], value.shape[2])
-    check_options(op, (window_left, window_right), softcap, 0.0, scale)
+    check_options(call, (window_left, window_right), softcap, 0.0, scale)
     _check_scale(op, "k_scale", key_scale, key)
     _check_scale(op, "v_scale", value_scale, value)
     batch = query.shape[0]
@@ -111,7 +111,7 @@ def check_cached(
         raise ValueError(
             f"{op}: {call.key} must have the batch size {batch} of {call.query}, got {key.shape[0]}"
         )
-    _check_ints(op, "cache_seqlens", seqlens_k, batch, 0, capacity, values)
+    _check_ints(op, call.lengths, seqlens_k, batch, 0, capacity, values)
     _check_ints(op, "cache_leftpad", start_k, batch, 0, capacity, values)
     _check_ints(op, "cache_batch_idx", batch_index, batch, 0, key.shape[0] - 1, values)
     check_per_head(call, alibi_slopes, sinks, batch, query.shape[2], query)

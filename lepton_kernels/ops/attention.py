@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -16,7 +16,7 @@ from lepton_kernels.ops._attention_checks import (
     check_options,
     check_query_key_value,
 )
-from lepton_kernels.ops._checks import check_tensor, shape_error
+from lepton_kernels.ops._checks import FLOATS, check_tensor, shape_error
 from lepton_kernels.reference import attention as reference
 
 _TENSORS = 9  # leading tensor arguments of attention_forward
@@ -79,7 +79,13 @@ def _backward(
             return (*[None] * 6, *unused)
         grad_out = torch.zeros_like(out)
     op = _backward_reference if out.dtype == torch.float64 else _backward_caller.current
-    grads = op(grad_out, grad_lse, *inputs, out, lse, *ctx.options, needs[3])
+    arguments = (grad_out, grad_lse, *inputs, out, lse, *ctx.options, needs[3])
+    if torch.is_grad_enabled() and op.namespace != _dispatch.REFERENCE_NAMESPACE:
+        with torch.no_grad():
+            grads = op(*arguments)
+        grads = _DifferentiableOnce.apply(len(grads), *grads, grad_out, grad_lse, *inputs)
+    else:
+        grads = op(*arguments)
     return (
         grads[0] if needs[0] else None,
         grads[1] if needs[1] else None,
@@ -89,6 +95,23 @@ def _backward(
         grads[4] if needs[5] else None,
         *unused,
     )
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """Gradients of which the gradient is an error, where it would silently be missing."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
+        """The first `count` tensors; what they depend on follows."""
+        return tuple(x.view_as(x) for x in tensors[:count] if x is not None)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> NoReturn:
+        """Refuse."""
+        raise NotImplementedError(
+            "attention: the compiled kernels have no second derivative; supported: float64, or "
+            "lepton_kernels.force_backend('reference')"
+        )
 
 
 _INPUTS = (
@@ -149,7 +172,7 @@ def attention(
         options = (
             scale if scale is not None else 1.0 / math.sqrt(max(dim, 1)),
             left,
-            0 if causal and right != 0 else right,
+            0 if causal and right >= -1 else right,
             bottom_right,
             softcap,
             dropout_p,
@@ -163,8 +186,7 @@ def attention(
         # The exact error is worked out here, so that a good call does not pay for its checks.
         for name, tensor in zip((call.query, call.key, call.value), tensors[:3], strict=True):
             check_tensor(call.op, name, tensor)
-        left, right = window_size
-        check_options(call.op, (left, right), softcap, dropout_p, 1.0 if scale is None else scale)
+        check_options(call, window_size, softcap, dropout_p, 1.0 if scale is None else scale)
         check_attention(*arguments, call=call)
         raise
 
@@ -197,7 +219,8 @@ def scaled_dot_product_attention(
     """Attention, softmax(query @ key.T * scale + attn_mask) @ value, without the square matrix.
 
     As `torch.nn.functional.scaled_dot_product_attention`, with more keywords. Memory grows
-    linearly with the lengths, forward and backward, except for the gradient of `attn_mask`.
+    linearly with the lengths, forward and backward, except for the gradient of `attn_mask`. Under
+    `torch.autocast` query, key and value are cast to its dtype, as torch's function casts them.
 
     Args:
         query (Tensor): float32, bfloat16, float16 or float64, shape (..., H, L, D), any stride.
@@ -211,12 +234,16 @@ def scaled_dot_product_attention(
             attn_mask, which torch forbids. Default: False.
         scale (float, optional): default 1 / sqrt(D).
         enable_gqa (bool): heads of query may be a multiple of the heads of key and value.
+            Default: False.
         window_size (tuple[int, int]): query i sees keys i - left to i + right; -1: no limit.
+            Default: (-1, -1).
         softcap (float): scores become softcap * tanh(scores / softcap) before masks; 0: off.
+            Default: 0.0.
         alibi_slopes (Tensor, optional): float32, (H,) or (B, H); -slope * |i - j| is added.
+            Default: None.
         sinks (Tensor, optional): float, (H,); a logit that takes part in the softmax of each row
-            and has no value. Differentiable, and part of the lse.
-        return_lse (bool): also return the log-sum-exp.
+            and has no value. Differentiable, and part of the lse. Default: None.
+        return_lse (bool): also return the log-sum-exp. Default: False.
 
     Returns:
         Tensor: (..., H, L, Dv) in the dtype of query. With return_lse also a float32 tensor
@@ -228,7 +255,9 @@ def scaled_dot_product_attention(
     `force_backend("cuda")`.
 
     Raises:
-        NotImplementedError: `force_backend("cuda")`, and the CUDA library has no kernel for it.
+        NotImplementedError: `force_backend("cuda")`, and the CUDA library has no kernel for it; or
+            a second derivative is asked for, which only float64 and `force_backend("reference")`
+            have.
         TypeError: an argument has the wrong type or dtype.
         ValueError: shapes, devices or head counts do not fit; a number is out of range.
 
@@ -245,6 +274,12 @@ def scaled_dot_product_attention(
     op = SDPA_CALL.op
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         check_tensor(op, name, tensor)
+    device = query.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        lower = torch.get_autocast_dtype(device)
+        query, key, value = (
+            tensor.to(lower) if tensor.dtype in FLOATS else tensor for tensor in (query, key, value)
+        )
     lead = query.shape[:-2]
     q, k, v = (
         _four_dims(op, name, tensor)
@@ -264,8 +299,6 @@ def scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
         mask, alibi_slopes, sinks, None, None, rng_state(dropout_p, q),
     )  # fmt: skip
-    if is_causal and window_size[1] != 0:
-        window_size = (window_size[0], 0)
     out, lse = attention(
         SDPA_CALL, tensors, scale, is_causal, window_size, False, softcap, dropout_p
     )

@@ -258,6 +258,10 @@ def bucket_squares(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
     Returns:
         Tensor: float64, shape (len(tensors),).
+
+    Raises:
+        TypeError: one is no tensor, or has another dtype.
+        ValueError: they are on different devices.
     """
     op = "bucket_squares"
     return _call[op]((), check_floats(op, "tensors", tensors))

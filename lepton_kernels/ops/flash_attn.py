@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lepton_kernels.ops._attention_checks import Call
-from lepton_kernels.ops._checks import check_tensor, shape_error
+from lepton_kernels.ops._attention_checks import Call, check_cu_seqlens
+from lepton_kernels.ops._checks import check_number, check_tensor, shape_error
 from lepton_kernels.ops.attention import attention, rng_state
 from lepton_kernels.ops.kvcache import cached_attention
 
@@ -13,7 +13,7 @@ _Out = torch.Tensor | tuple[torch.Tensor, torch.Tensor, None]
 
 
 def _call(op: str) -> Call:
-    return Call(op, "q", "k", "v")
+    return Call(op, "q", "k", "v", scale="softmax_scale")
 
 
 def _result(out: torch.Tensor, lse: torch.Tensor, return_attn_probs: bool) -> _Out:
@@ -47,10 +47,11 @@ def flash_attn_func(
         causal (bool): a query sees no key behind its own place. Default: False.
         window_size (tuple[int, int]): (left, right); a query sees keys from its place - left to
             its place + right; -1: no limit. Default: (-1, -1).
-        softcap (float): scores become softcap * tanh(scores / softcap); 0: off.
+        softcap (float): scores become softcap * tanh(scores / softcap); 0: off. Default: 0.0.
         alibi_slopes (Tensor, optional): float32, (H,) or (B, H); adds -slope * distance.
-        deterministic (bool): accepted; results always are.
-        return_attn_probs (bool): also return the log-sum-exp.
+            Default: None.
+        deterministic (bool): accepted; results always are. Default: False.
+        return_attn_probs (bool): also return the log-sum-exp. Default: False.
 
     Returns:
         Tensor: (B, Lq, H, Dv). With return_attn_probs a tuple (out, softmax_lse, None):
@@ -96,14 +97,14 @@ def flash_attn_kvpacked_func(
     Args:
         q (Tensor): shape (B, Lq, H, D).
         kv (Tensor): shape (B, Lk, 2, Hkv, D).
-        dropout_p (float): as `flash_attn_func`.
-        softmax_scale (float, optional): as `flash_attn_func`.
-        causal (bool): as `flash_attn_func`.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_func`.
-        deterministic (bool): as `flash_attn_func`.
-        return_attn_probs (bool): as `flash_attn_func`.
+        dropout_p (float): as `flash_attn_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_func`. Default: None.
+        causal (bool): as `flash_attn_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_func`. Default: None.
+        deterministic (bool): as `flash_attn_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_func`. Default: False.
 
     Returns:
         As `flash_attn_func`.
@@ -134,14 +135,14 @@ def flash_attn_qkvpacked_func(
 
     Args:
         qkv (Tensor): shape (B, L, 3, H, D).
-        dropout_p (float): as `flash_attn_func`.
-        softmax_scale (float, optional): as `flash_attn_func`.
-        causal (bool): as `flash_attn_func`.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_func`.
-        deterministic (bool): as `flash_attn_func`.
-        return_attn_probs (bool): as `flash_attn_func`.
+        dropout_p (float): as `flash_attn_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_func`. Default: None.
+        causal (bool): as `flash_attn_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_func`. Default: None.
+        deterministic (bool): as `flash_attn_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_func`. Default: False.
 
     Returns:
         As `flash_attn_func`.
@@ -196,15 +197,16 @@ def flash_attn_varlen_func(
             differences count.
         max_seqlen_q (int or Tensor): accepted; the kernel needs no bound, and does not read it.
         max_seqlen_k (int or Tensor): likewise.
-        dropout_p (float): as `flash_attn_func`.
-        softmax_scale (float, optional): as `flash_attn_func`.
-        causal (bool): bottom right within each sequence.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
-        alibi_slopes (Tensor, optional): float32, (H,) or (batch, H).
-        deterministic (bool): accepted; results always are.
-        return_attn_probs (bool): also return the log-sum-exp.
+        dropout_p (float): as `flash_attn_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_func`. Default: None.
+        causal (bool): bottom right within each sequence. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): float32, (H,) or (batch, H). Default: None.
+        deterministic (bool): accepted; results always are. Default: False.
+        return_attn_probs (bool): also return the log-sum-exp. Default: False.
         block_table (Tensor, optional): int32, (batch, pages); no gradient and no dropout then.
+            Default: None.
 
     Returns:
         Tensor: (total_q, H, Dv). With return_attn_probs a tuple (out, softmax_lse, None),
@@ -224,7 +226,11 @@ def flash_attn_varlen_func(
         >>> lk.flash_attn_varlen_func(x, x, x, cu, cu, 4, 4, causal=True).shape
         torch.Size([7, 2, 8])
     """
-    call = Call("flash_attn_varlen_func", "q", "k", "v", layout="(total, heads, head_dim)")
+    call = Call(
+        "flash_attn_varlen_func", "q", "k", "v",
+        layout="(total, heads, head_dim)", scale="softmax_scale",
+        lengths="differences of cu_seqlens_k",
+    )  # fmt: skip
     tensors = (("q", q), ("k", k), ("v", v))
     for name, tensor in tensors:
         check_tensor(call.op, name, tensor)
@@ -235,6 +241,9 @@ def flash_attn_varlen_func(
     for name, value in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         check_tensor(call.op, name, value)
     if block_table is not None:
+        check_tensor(call.op, "block_table", block_table)
+        check_number(call.op, "dropout_p", dropout_p)
+        check_cu_seqlens(call.op, "cu_seqlens_k", cu_seqlens_k, q, None)
         if dropout_p > 0 or (torch.is_grad_enabled() and any(t.requires_grad for _, t in tensors)):
             raise NotImplementedError(
                 f"{call.op}: block_table with dropout or gradients does not exist; it does "
@@ -242,7 +251,7 @@ def flash_attn_varlen_func(
             )
         seqlens_k = cu_seqlens_k.diff()
         out, lse = cached_attention(
-            call.op, q.unsqueeze(0), k, v, cu_seqlens_q, seqlens_k, None, None, block_table,
+            call, q.unsqueeze(0), k, v, cu_seqlens_q, seqlens_k, None, None, block_table,
             None, None, alibi_slopes, None, softmax_scale, causal, window_size, softcap,
         )  # fmt: skip
         return _result(out[0], lse[0], return_attn_probs)
@@ -279,14 +288,14 @@ def flash_attn_varlen_kvpacked_func(
         cu_seqlens_k (Tensor): int32, (batch + 1,).
         max_seqlen_q (int or Tensor): accepted.
         max_seqlen_k (int or Tensor): accepted.
-        dropout_p (float): as `flash_attn_varlen_func`.
-        softmax_scale (float, optional): as `flash_attn_varlen_func`.
-        causal (bool): as `flash_attn_varlen_func`.
-        window_size (tuple[int, int]): as `flash_attn_varlen_func`.
-        softcap (float): as `flash_attn_varlen_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`.
-        deterministic (bool): as `flash_attn_varlen_func`.
-        return_attn_probs (bool): as `flash_attn_varlen_func`.
+        dropout_p (float): as `flash_attn_varlen_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_varlen_func`. Default: None.
+        causal (bool): as `flash_attn_varlen_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_varlen_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_varlen_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`. Default: None.
+        deterministic (bool): as `flash_attn_varlen_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_varlen_func`. Default: False.
 
     Returns:
         As `flash_attn_varlen_func`.
@@ -321,14 +330,14 @@ def flash_attn_varlen_qkvpacked_func(
         qkv (Tensor): shape (total, 3, H, D).
         cu_seqlens (Tensor): int32, (batch + 1,).
         max_seqlen (int or Tensor): accepted.
-        dropout_p (float): as `flash_attn_varlen_func`.
-        softmax_scale (float, optional): as `flash_attn_varlen_func`.
-        causal (bool): as `flash_attn_varlen_func`.
-        window_size (tuple[int, int]): as `flash_attn_varlen_func`.
-        softcap (float): as `flash_attn_varlen_func`.
-        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`.
-        deterministic (bool): as `flash_attn_varlen_func`.
-        return_attn_probs (bool): as `flash_attn_varlen_func`.
+        dropout_p (float): as `flash_attn_varlen_func`. Default: 0.0.
+        softmax_scale (float, optional): as `flash_attn_varlen_func`. Default: None.
+        causal (bool): as `flash_attn_varlen_func`. Default: False.
+        window_size (tuple[int, int]): as `flash_attn_varlen_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_varlen_func`. Default: 0.0.
+        alibi_slopes (Tensor, optional): as `flash_attn_varlen_func`. Default: None.
+        deterministic (bool): as `flash_attn_varlen_func`. Default: False.
+        return_attn_probs (bool): as `flash_attn_varlen_func`. Default: False.
 
     Returns:
         As `flash_attn_varlen_func`.

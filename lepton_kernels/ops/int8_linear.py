@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops._checks import check_dtype, check_tensor, shape_error
+from lepton_kernels.ops._checks import check_dtype, check_integer, check_tensor, shape_error
 from lepton_kernels.ops._int8_checks import (
-    ACTIVATION_NUMBERS,
     activation_number,
     check_int8_linear,
     check_int8_values,
@@ -148,6 +147,8 @@ def pack_int8_weight(weight: torch.Tensor, *, group_size: int | None = None) -> 
     check_dtype(op, "weight", weight, (torch.int8,))
     if weight.dim() != 2:
         shape_error(op, "weight", "(out_features, in_features)", weight.shape)
+    if group_size is not None:
+        check_integer(op, "group_size", group_size)
     if group_size is not None and (group_size < 1 or weight.shape[1] % group_size != 0):
         raise ValueError(
             f"{op}: group_size must divide in_features {weight.shape[1]}, got {group_size}"
@@ -212,10 +213,11 @@ def int8_linear(
         x_zero_point (Tensor, optional): int32, shape () or x.shape[:-1], from -128 to 127; the
             quantised value that stands for 0. Default: None (0).
         residual (Tensor, optional): float, shape of the output; added after the activation.
+            Default: None.
         activation (str, optional): "relu", "gelu", "gelu_tanh" or "silu". Default: None.
         out_dtype (torch.dtype, optional): float32, bfloat16, float16 or int8. Default: dtype of a
             float `x`, float32 for an int8 `x`.
-        out_scale (Tensor, optional): float32, shape (); step of an int8 output.
+        out_scale (Tensor, optional): float32, shape (); step of an int8 output. Default: None.
         out_zero_point (Tensor, optional): int32, shape (), from -128 to 127. Default: None (0).
         weight_only (bool): keep `x` in floating point. Default: False.
 
@@ -244,9 +246,7 @@ def int8_linear(
         >>> bool((y - linear(x)).abs().max() < 0.05)
         True
     """
-    number = ACTIVATION_NUMBERS.get(activation, -1)
-    if number < 0:
-        activation_number("int8_linear", activation)
+    number = activation_number("int8_linear", activation)
     tensors = (x, weight, weight_scale, bias, residual, x_scale, x_zero_point, out_scale)
     try:
         if out_dtype is None:

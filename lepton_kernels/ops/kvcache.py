@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops._attention_checks import Call, beyond_cuda, check_options
+from lepton_kernels.ops._attention_checks import Call, beyond_cuda, check_options, check_window
 from lepton_kernels.ops._checks import check_device, check_dtype, check_tensor, shape_error
 from lepton_kernels.ops._kvcache_checks import check_cached
 from lepton_kernels.reference import attention as reference
 
-_CALL = Call("flash_attn_with_kvcache", "q", "k_cache", "v_cache")
+_CALL = Call("flash_attn_with_kvcache", "q", "k_cache", "v_cache", scale="softmax_scale")
 
 
 def _outputs(query: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,7 +50,7 @@ _cached_reference = torch.ops.lepton_reference.attention_cached.default
 
 
 def cached_attention(
-    op: str,
+    call: Call,
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
@@ -69,25 +69,26 @@ def cached_attention(
     softcap: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Call attention_cached for a public function."""
-    left, right = window_size
-    options = (
-        softmax_scale if softmax_scale is not None else 1.0 / math.sqrt(max(q.shape[-1], 1)),
-        left,
-        0 if causal and right != 0 else right,
-        softcap,
-    )
     tensors = (
         q, k_cache, v_cache, cu_seqlens_q, seqlens_k, start_k, batch_index, block_table,
         k_scale, v_scale, alibi_slopes, sinks,
     )  # fmt: skip
     try:
+        left, right = window_size
+        options = (
+            softmax_scale if softmax_scale is not None else 1.0 / math.sqrt(max(q.shape[-1], 1)),
+            left,
+            0 if causal and right >= -1 else right,
+            softcap,
+        )
         if q.dtype == torch.float64:
             return _cached_reference(*tensors, *options)
         return _cached(tensors, *options)
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, AttributeError, TypeError, ValueError):
         # The exact error is worked out here, so that a good call does not pay for its checks.
-        check_options(op, (left, right), softcap, 0.0, options[0])
-        check_cached(*tensors, *options, call=Call(op, "q", "k_cache", "v_cache"))
+        scale = 1.0 if softmax_scale is None else softmax_scale
+        check_options(call, window_size, softcap, 0.0, scale)
+        check_cached(*tensors, scale, left, right, softcap, call=call)
         raise
 
 
@@ -100,8 +101,9 @@ def _rotate(
 ) -> torch.Tensor:
     """Rotary embedding of x (B, L, H, D) at positions (B, L); dimensions behind 2 * cos stay."""
     half = cos.shape[1]
-    c, s = (t[positions].float().unsqueeze(2) for t in (cos, sin))
-    turned, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    c, s = (t[positions].to(wide).unsqueeze(2) for t in (cos, sin))
+    turned, rest = x[..., : 2 * half].to(wide), x[..., 2 * half :]
     if interleaved:
         a, b = turned[..., 0::2], turned[..., 1::2]
         turned = torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
@@ -181,27 +183,32 @@ def flash_attn_with_kvcache(
             block_table; dtype of q, or int8 with k_scale. Written to where k is given.
         v_cache (Tensor): like k_cache, with Dv.
         k (Tensor, optional): (B, L_new, Hkv, D); stored at rows cache_seqlens and on.
-        v (Tensor, optional): (B, L_new, Hkv, Dv).
+            Default: None (the cache is only read).
+        v (Tensor, optional): (B, L_new, Hkv, Dv). Default: None.
         rotary_cos (Tensor, optional): (positions, rotary_dim / 2); k is rotated at its rows of the
-            cache, q likewise if causal or with a window, else at row cache_seqlens.
-        rotary_sin (Tensor, optional): like rotary_cos.
+            cache, q likewise if causal or with a window, else at row cache_seqlens. Default: None.
+        rotary_sin (Tensor, optional): like rotary_cos. Default: None.
         cache_seqlens (int or Tensor, optional): int32, (B,); rows filled before the call.
             Default: None, all of the cache.
         cache_batch_idx (Tensor, optional): int32, (B,); which batch of the cache to use.
+            Default: None (the first B).
         cache_leftpad (Tensor, optional): int32, (B,); row at which each sequence starts.
+            Default: None (0).
         block_table (Tensor, optional): int32, (B, pages per sequence); any page size.
+            Default: None.
         softmax_scale (float, optional): default 1 / sqrt(D).
         causal (bool): Default: False.
-        window_size (tuple[int, int]): as `flash_attn_func`.
-        softcap (float): as `flash_attn_func`.
+        window_size (tuple[int, int]): as `flash_attn_func`. Default: (-1, -1).
+        softcap (float): as `flash_attn_func`. Default: 0.0.
         rotary_interleaved (bool): rotate neighbours (GPT-J) rather than halves (GPT-NeoX).
-        alibi_slopes (Tensor, optional): float32, (H,) or (B, H).
-        num_splits (int): accepted; the keys are split by the number of threads.
-        return_softmax_lse (bool): also return the log-sum-exp.
+            Default: True.
+        alibi_slopes (Tensor, optional): float32, (H,) or (B, H). Default: None.
+        num_splits (int): accepted; the keys are split by the number of threads. Default: 0.
+        return_softmax_lse (bool): also return the log-sum-exp. Default: False.
         k_scale (Tensor, optional): float32, shape of k_cache less its last dimension: steps of an
-            int8 k_cache; written along with it.
-        v_scale (Tensor, optional): likewise for v_cache.
-        sinks (Tensor, optional): float, (H,); as `scaled_dot_product_attention`.
+            int8 k_cache; written along with it. Default: None.
+        v_scale (Tensor, optional): likewise for v_cache. Default: None.
+        sinks (Tensor, optional): float, (H,); as `scaled_dot_product_attention`. Default: None.
 
     Returns:
         Tensor: (B, Lq, H, Dv), dtype of q. With return_softmax_lse also (B, H, Lq), float32.
@@ -229,7 +236,13 @@ def flash_attn_with_kvcache(
         if tensor.dim() != 4:
             shape_error(op, name, _CALL.layout, tensor.shape)
     batch = q.shape[0]
-    capacity = k_cache.shape[1] * (1 if block_table is None else block_table.shape[-1])
+    check_window(op, window_size)
+    capacity = k_cache.shape[1]
+    if block_table is not None:
+        check_tensor(op, "block_table", block_table)
+        if block_table.dim() != 2:
+            shape_error(op, "block_table", f"({batch}, pages)", block_table.shape)
+        capacity *= block_table.shape[1]
     if (k is None) != (v is None):
         raise TypeError(
             f"{op}: {'k' if k is None else 'v'} must be a Tensor like its pair, got None"
@@ -251,7 +264,7 @@ def flash_attn_with_kvcache(
              softcap),
         )  # fmt: skip
     out, lse = cached_attention(
-        op, q, k_cache, v_cache, None, after, cache_leftpad, cache_batch_idx, block_table,
+        _CALL, q, k_cache, v_cache, None, after, cache_leftpad, cache_batch_idx, block_table,
         k_scale, v_scale, alibi_slopes, sinks, softmax_scale, causal, window_size, softcap,
     )  # fmt: skip
     return (out, lse) if return_softmax_lse else out

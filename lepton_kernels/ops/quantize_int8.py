@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops._checks import FLOATS, check_dtype, check_tensor, shape_error
+from lepton_kernels.ops._checks import FLOATS, check_dtype, check_integer, check_tensor, shape_error
 from lepton_kernels.reference import int8_linear as reference
 
 
@@ -88,6 +88,9 @@ def quantize_int8(
     op = "quantize_int8"
     check_tensor(op, "x", x)
     check_dtype(op, "x", x, FLOATS)
+    for name, number in (("dim", dim), ("group_size", group_size)):
+        if number is not None:
+            check_integer(op, name, number)
     if dim is None or x.dim() == 0:
         if group_size is not None:
             raise ValueError(f"{op}: group_size needs a dim, got dim=None")

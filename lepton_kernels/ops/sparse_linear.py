@@ -9,7 +9,7 @@ import torch
 from lepton_kernels import _backend, _dispatch
 from lepton_kernels.ops import _sparse_cuda
 from lepton_kernels.ops._checks import FLOATS, check_device, check_dtype, check_tensor, shape_error
-from lepton_kernels.ops._int8_checks import ACTIVATION_NUMBERS, MAX_GROUP, activation_number
+from lepton_kernels.ops._int8_checks import MAX_GROUP, activation_number
 from lepton_kernels.ops.sparse_weight import SparseWeight
 from lepton_kernels.reference import sparse_linear as reference
 from lepton_kernels.reference.sparse_weight import SparseHeader, read_header
@@ -59,7 +59,7 @@ def check_arguments(arguments: LinearArguments) -> None:
         if residual.shape != expected:
             shape_error(_OP, "residual", str(tuple(expected)), residual.shape, "like the output")
     if out_dtype not in _WIDE:
-        raise TypeError(f"{_OP}: out_dtype must be float32, bfloat16 or float16, got {out_dtype}")
+        raise TypeError(f"{_OP}: out_dtype must be float32, bfloat16 or float16, got {out_dtype!r}")
 
 
 def check_header(header: SparseHeader, x: torch.Tensor, out_features: int) -> None:
@@ -178,6 +178,7 @@ def sparse_linear(
         weight (SparseWeight): from `pack_sparse`, of shape (out_features, in_features).
         bias (Tensor, optional): float, shape (out_features,). Default: None.
         residual (Tensor, optional): float, shape of the output; added after the activation.
+            Default: None.
         activation (str, optional): "relu", "gelu", "gelu_tanh" or "silu". Default: None.
         out_dtype (torch.dtype, optional): float32, bfloat16 or float16. Default: dtype of `x`.
 
@@ -205,9 +206,7 @@ def sparse_linear(
         >>> bool((y - x @ weight.T).abs().max() < 1e-4)
         True
     """
-    number = ACTIVATION_NUMBERS.get(activation, -1)
-    if number < 0:
-        activation_number(_OP, activation)
+    number = activation_number(_OP, activation)
     if not isinstance(weight, SparseWeight):
         raise TypeError(
             f"{_OP}: weight must be a SparseWeight (from pack_sparse), got {type(weight).__name__}"

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 
 from lepton_kernels import _dispatch
-from lepton_kernels.ops._checks import FLOATS, check_device, check_dtype, check_tensor, shape_error
+from lepton_kernels.ops._checks import (
+    FLOATS,
+    check_device,
+    check_dtype,
+    check_integer,
+    check_tensor,
+    shape_error,
+)
 from lepton_kernels.ops.quantize_int8 import quantize_int8
 from lepton_kernels.reference import sparse_weight as reference
 
@@ -66,7 +73,9 @@ class SparseWeight:
 
     def __init__(self, packed: torch.Tensor) -> None:
         check_tensor("SparseWeight", "packed", packed)
-        header = reference.check_packed("SparseWeight", packed)
+        self._describe(packed, reference.check_packed("SparseWeight", packed))
+
+    def _describe(self, packed: torch.Tensor, header: reference.SparseHeader) -> None:
         self.packed = packed
         self.header = header
         self.shape = torch.Size((header.out_features, header.in_features))
@@ -75,6 +84,12 @@ class SparseWeight:
         self.pattern = (header.n, header.m) if self.layout == "n:m" else None
         elements = reference.STRIP * reference.BLOCK_INPUTS if header.is_block else 1
         self.stored_values = header.stored * elements
+
+    def _traced(self, packed: torch.Tensor) -> SparseWeight:
+        """The same weight over `packed`, the tensor that a trace has for its bytes: no data."""
+        weight = SparseWeight.__new__(SparseWeight)
+        weight._describe(packed, self.header)
+        return weight
 
     @property
     def device(self) -> torch.device:
@@ -98,6 +113,12 @@ class SparseWeight:
         Args:
             dtype (torch.dtype, optional): a float dtype, or torch.int8 for the stored bytes of an
                 int8 weight. Default: None, the stored dtype, float32 for an int8 weight.
+
+        Returns:
+            Tensor: shape (out_features, in_features), dtype `dtype`.
+
+        Raises:
+            TypeError: dtype is int8 and the values are not, or it is no float dtype.
         """
         if dtype is None:
             dtype = torch.float32 if self.dtype == torch.int8 else self.dtype
@@ -116,7 +137,17 @@ class SparseWeight:
         return reference.read_scale(self.packed) if self.dtype == torch.int8 else None
 
     def to(self, device: torch.device | str) -> SparseWeight:
-        """The weight on another device."""
+        """The weight on another device.
+
+        Args:
+            device (torch.device or str): where to.
+
+        Returns:
+            SparseWeight: itself where it is there already.
+
+        Raises:
+            RuntimeError: there is no such device.
+        """
         packed = self.packed.to(device)
         return self if packed is self.packed else SparseWeight(packed)
 
@@ -156,6 +187,7 @@ def pack_sparse(
         mask (Tensor, optional): bool, or any dtype holding 0 and 1; shape of `weight`; where
             values are kept. Default: None, where `weight` is not zero.
         scale (Tensor, optional): float, shape (out_features,), with an int8 `weight`: its steps.
+            Default: None.
         n (int): values kept in each group of `m`, for layout "n:m". Default: 2.
         m (int): size of a group. Default: 4.
 
@@ -189,7 +221,7 @@ def pack_sparse(
         )
     dtype = weight.dtype if dtype is None else dtype
     if dtype not in reference.DTYPES:
-        raise TypeError(f"{op}: dtype must be float32, bfloat16, float16 or int8, got {dtype}")
+        raise TypeError(f"{op}: dtype must be float32, bfloat16, float16 or int8, got {dtype!r}")
     kept = _kept(weight, mask)
     if layout == "n:m":
         _check_pattern(kept, n, m)
@@ -216,11 +248,13 @@ def _kept(weight: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 def _check_pattern(kept: torch.Tensor, n: int, m: int) -> None:
     op = "pack_sparse"
+    check_integer(op, "n", n)
+    check_integer(op, "m", m)
     if not 0 < n <= m:
         raise ValueError(f"{op}: n and m must satisfy 0 < n <= m, got {n}:{m}")
     if kept.shape[1] % m:
         raise ValueError(f"{op}: in_features {kept.shape[1]} is not a multiple of m = {m}")
-    most = kept.view(kept.shape[0], -1, m).sum(-1)
+    most = kept.unflatten(1, (kept.shape[1] // m, m)).sum(-1)
     if bool((most > n).any()):
         row, group = (most > n).nonzero()[0].tolist()
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -232,13 +233,17 @@ def make_observer(kind: str, symmetric: bool = False) -> Observer:
     return OBSERVERS[kind](symmetric=symmetric)
 
 
-def run_calibration(model: nn.Module, calibration: Calibration) -> int:
+def run_calibration(
+    model: nn.Module, calibration: Calibration, argument: str = "calibration"
+) -> int:
     """Run the model over calibration data, without gradients, in its present mode.
 
     Args:
         model (nn.Module): the model.
         calibration (callable or iterable): a callable gets the model; the batches of an iterable
-            become keyword arguments (mapping), arguments (tuple or list) or the argument.
+            become keyword arguments (mapping), arguments (tuple or list) or the argument. Labels
+            that the model does not take, as in a batch for training, are left out.
+        argument (str): what messages call it. Default: "calibration".
 
     Returns:
         int: how many batches ran (1 for a callable).
@@ -255,22 +260,48 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> int:
             calibration, Iterable
         ):
             raise TypeError(
-                "calibration must be an iterable of batches or a callable that gets the model, "
+                f"{argument} must be an iterable of batches or a callable that gets the model, "
                 f"got {type(calibration).__name__}; put a single batch in a list"
             )
         batches = 0
         for batch in calibration:
+            positional, named = _arguments(model, batch)
             with layers_named(model):
-                if isinstance(batch, Mapping):
-                    model(**batch)
-                elif isinstance(batch, tuple | list):
-                    model(*batch)
-                else:
-                    model(batch)
+                model(*positional, **named)
             batches += 1
     if batches == 0:
-        raise ValueError("calibration must hold at least one batch, got none")
+        raise ValueError(f"{argument} must hold at least one batch, got none")
     return batches
+
+
+def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What to call the model with: the batch, without its labels if the model takes none."""
+    positional, named = _spread(batch)
+    if isinstance(batch, Mapping):
+        inputs: Any = {key: value for key, value in batch.items() if key != "labels"}
+    else:
+        inputs = batch[0] if len(positional) == 2 else batch
+    if not _fits(model, positional, named):
+        bare = _spread(inputs)
+        if _fits(model, *bare):
+            return bare
+    return positional, named
+
+
+def _spread(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
+
+
+def _fits(model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(model.forward).bind(*positional, **named)
+    except TypeError:
+        return False
+    except ValueError:  # no signature to be had
+        return True
+    return True
 
 
 def visit_inputs(
@@ -278,6 +309,7 @@ def visit_inputs(
     layers: Mapping[str, nn.Module],
     calibration: Calibration,
     visit: Callable[[str, torch.Tensor], None],
+    argument: str = "calibration",
 ) -> None:
     """Run the model over calibration data and show what its layers get.
 
@@ -286,6 +318,7 @@ def visit_inputs(
         layers (mapping): name to layer.
         calibration (callable or iterable): as in `run_calibration`.
         visit (callable): gets the name and the input of a layer at each of its calls.
+        argument (str): as in `run_calibration`. Default: "calibration".
 
     Raises:
         TypeError, ValueError: as `run_calibration`.
@@ -302,7 +335,7 @@ def visit_inputs(
         for name, layer in layers.items()
     ]
     try:
-        run_calibration(model, calibration)
+        run_calibration(model, calibration, argument)
     finally:
         for handle in handles:
             handle.remove()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from lepton_train.arguments import check_number
 from lepton_train.data.examples import BatchedDataset
 from lepton_train.files import write_whole
 from lepton_train.training import FitResult, fit
@@ -53,7 +54,7 @@ class Distiller(nn.Module):
     Raises:
         ValueError: an argument is unknown or out of range, or names no module (the message gives
             the nearest name).
-        TypeError: teacher or student is no nn.Module.
+        TypeError: teacher or student is no nn.Module, or a number is none.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015 (soft);
     Touvron et al., "Training data-efficient image transformers", 2021 (the teacher's decisions);
@@ -97,6 +98,9 @@ class Distiller(nn.Module):
             if value not in known:
                 names = ", ".join(map(str, known))
                 raise ValueError(f"{_OP}: {name} must be one of {names}; got {value!r}")
+        check_number(_OP, "temperature", temperature)
+        check_number(_OP, "alpha", alpha)
+        check_number(_OP, "layer_weight", layer_weight)
         if not temperature > 0:
             raise ValueError(f"{_OP}: temperature must be positive, got {temperature}")
         if not 0.0 <= alpha <= 1.0:
@@ -121,11 +125,21 @@ class Distiller(nn.Module):
         return self._teacher[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The student's answer."""
+        """The student's answer.
+
+        Args:
+            *args, **kwargs: as the student takes them.
+
+        Returns:
+            any: what the student gives.
+        """
         return self.student(*args, **kwargs)
 
     def teach(self, inputs: Any) -> dict[str, torch.Tensor]:
         """The teacher's answers to the inputs of a batch.
+
+        Args:
+            inputs (any): of one batch, on the teacher's device.
 
         Returns:
             dict: `output`, and by name the outputs of `layers`.
@@ -211,7 +225,11 @@ class Distiller(nn.Module):
         return nn.functional.mse_loss(ours, theirs)
 
     def prepare(self, inputs: Any) -> None:
-        """Make the projections that `layers` need, from the inputs of one batch; `fit` calls it."""
+        """Make the projections that `layers` need; `fit` calls it.
+
+        Args:
+            inputs (any): of one batch, on the device of both models.
+        """
         if not self.layers:
             return
         answers = self.teach(inputs)

@@ -60,6 +60,7 @@ def explain(
             arguments, or a text for `tokenizer`.
         target (int, optional): class to explain. Default: None (the predicted one).
         tokenizer (any, optional): a Hugging Face tokenizer, for a text and for the words of tokens.
+            Default: None.
         embedding (nn.Module, optional): the layer that embeds tokens. Default: None (the first
             nn.Embedding of the model).
         steps (int): of the integral. Default: 50.

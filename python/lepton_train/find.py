@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lepton_kernels.nn.int8_linear import Int8Linear
+from lepton_train.prune_masks import mask_of
 
 Patterns = str | Iterable[str] | None
 
@@ -81,6 +82,10 @@ def as_patterns(op: str, argument: str, patterns: Patterns) -> tuple[str, ...]:
     """Patterns as a tuple of strings; raises TypeError for anything else."""
     if patterns is None:
         return ()
+    if not isinstance(patterns, Iterable):
+        raise TypeError(
+            f"{op}: {argument} must be a string or strings, got {type(patterns).__name__}"
+        )
     listed = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     for pattern in listed:
         if not isinstance(pattern, str):
@@ -127,7 +132,7 @@ def obstacle(found: FoundLinear) -> str | None:
     module = found.module
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "torch.nn.MultiheadAttention reads its weight directly and never calls it"
-    if type(module) is not nn.Linear:
+    if type(module) is not nn.Linear and not _only_masked(module):
         return f"{type(module).__name__} is a subclass of nn.Linear and may compute something else"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
@@ -141,6 +146,17 @@ def obstacle(found: FoundLinear) -> str | None:
     if module.weight.numel() == 0:
         return "its weight is empty"
     return None
+
+
+def _only_masked(module: nn.Linear) -> bool:
+    """Whether a layer is an nn.Linear with a mask of `prune_` and nothing else."""
+    parts: Any = getattr(module, "parametrizations", {})
+    return (
+        mask_of(module) is not None
+        and type(module).__bases__ == (nn.Linear,)
+        and list(parts) == ["weight"]
+        and len(parts["weight"]) == 1
+    )
 
 
 def named_outright(found: FoundLinear, include: Sequence[str]) -> bool:

@@ -68,6 +68,13 @@ class LowPrecisionLinear(nn.Module):
     ) -> LowPrecisionLinear:
         """Store the weight of a float linear layer in fewer bits; `linear` stays as it is.
 
+        Args:
+            linear (nn.Linear): float32, bfloat16 or float16.
+            dtype (torch.dtype): torch.bfloat16 or torch.float8_e4m3fn. Default: torch.bfloat16.
+
+        Returns:
+            LowPrecisionLinear: in the training mode of `linear`, without gradients.
+
         Raises:
             TypeError: dtype is not supported.
             ValueError: the weight holds NaN or infinity.
@@ -94,7 +101,14 @@ class LowPrecisionLinear(nn.Module):
         return weight if self.weight_scale is None else weight * self.weight_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer."""
+        """Apply the layer.
+
+        Args:
+            x (Tensor): float, shape (..., in_features).
+
+        Returns:
+            Tensor: shape (..., out_features), dtype of `x`.
+        """
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return nn.functional.linear(x, self.dequantized_weight().to(x.dtype), bias)
 
@@ -121,6 +135,7 @@ def lower_(
             output feature. Default: "bf16".
         include (str or iterable of str, optional): glob patterns of layers. Default: None (all).
         exclude (str or iterable of str, optional): glob patterns of layers to leave.
+            Default: None.
 
     Returns:
         QuantizationReport: a row per linear layer with what was done or why it was left.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from lepton_train.arguments import check_integer, check_number
 from lepton_train.find import Patterns, as_patterns, check_patterns, matches
 from lepton_train.prune_masks import (
     block_scores,
@@ -55,6 +56,8 @@ class PruningSchedule:
             raise ValueError(
                 f"PruningSchedule: kind must be one of {', '.join(SCHEDULES)}, got {self.kind!r}"
             )
+        for name in ("steps", "begin", "done"):
+            check_integer("PruningSchedule", name, getattr(self, name))
         if self.steps < 1 or self.begin < 0 or self.done < 0:
             raise ValueError(
                 f"PruningSchedule: steps must be at least 1, begin and done at least 0, got "
@@ -62,14 +65,29 @@ class PruningSchedule:
             )
 
     def at(self, call: int, final: float) -> float:
-        """Sparsity after `call` calls when it shall end at `final`."""
+        """Sparsity after some calls.
+
+        Args:
+            call (int): number of calls.
+            final (float): where it shall end, in [0, 1).
+
+        Returns:
+            float: 0 to `final`.
+        """
         progress = min(max((call - self.begin) / self.steps, 0.0), 1.0)
         if self.kind == "one-shot":
             return final if call > self.begin else 0.0
         return final * (progress if self.kind == "linear" else 1.0 - (1.0 - progress) ** 3)
 
     def step(self, final: float) -> float:
-        """Count one call; returns the sparsity to prune to now."""
+        """Count one call.
+
+        Args:
+            final (float): where sparsity shall end, in [0, 1).
+
+        Returns:
+            float: the sparsity to prune to now.
+        """
         self.done += 1
         return self.at(self.done, final)
 
@@ -169,7 +187,7 @@ def prune_(
         include (str or iterable, optional): glob patterns of layers to prune. Default: None (all).
         exclude (str or iterable, optional): glob patterns of layers to leave. Default: None.
         data (iterable or callable, optional): for wanda, as the calibration of `quantize_`; for
-            gradient and movement, an iterable of batches for `loss`.
+            gradient and movement, an iterable of batches for `loss`. Default: None.
         loss (callable, optional): `loss(model, batch)` gives a scalar tensor. Default: None, that
             of `fit` for batches (inputs, labels).
         schedule (PruningSchedule, optional): how far this call goes. Default: None (all the way).
@@ -185,7 +203,7 @@ def prune_(
         PruningReport: the layers, their share of zeros, and why some were left.
 
     Raises:
-        TypeError: model is no nn.Module.
+        TypeError: model is no nn.Module, or an argument has the wrong type.
         ValueError: a value is out of range or unknown; a pattern matches no layer; data is missing;
             no layer can be pruned; in_features of a layer is not a multiple of m; scope "global"
             would leave fewer weights or blocks than every layer needs to give anything.
@@ -251,6 +269,9 @@ def prune_(
 
 def _check(sparsity: float, criterion: str, pattern: str, scope: str, n: int, m: int) -> None:
     op = "prune_"
+    check_number(op, "sparsity", sparsity)
+    check_integer(op, "n", n)
+    check_integer(op, "m", m)
     if not 0.0 <= sparsity < 1.0:
         raise ValueError(f"{op}: sparsity must lie in [0, 1), got {sparsity}")
     for name, value, known in (

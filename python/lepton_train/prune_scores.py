@@ -74,7 +74,7 @@ def _wanda(model: nn.Module, layers: Mapping[str, nn.Linear], data: Any) -> dict
         rows = x.float().reshape(-1, x.shape[-1])
         squares[name] = squares[name].to(rows.device) + rows.square().sum(0)
 
-    visit_inputs(model, layers, data, add)
+    visit_inputs(model, layers, data, add, "prune_: data")
     return {
         name: layer.weight.detach().float().abs() * squares[name].sqrt()
         for name, layer in layers.items()

@@ -11,9 +11,11 @@ from lepton_kernels.nn.int8_linear import Int8Linear, Int8LinearQAT
 from lepton_train import find
 from lepton_train.calibration import Calibration, make_observer, observe_inputs
 from lepton_train.find import FoundLinear, Patterns
+from lepton_train.prune_masks import mask_of
 from lepton_train.report import LayerRow, QuantizationReport, tensor_bytes
 
 MODES = ("dynamic", "static", "weight_only", "qat")
+_MASKED = "training through int8 would not keep its mask; call make_permanent_ first"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def quantize_(
         calibration (callable or iterable, optional): data for "static" (required) and "qat"
             (static scales; without it "qat" is dynamic): batches that become keyword arguments
             (mapping), arguments (tuple, list) or the argument of the model, or a callable that
-            gets the model and runs it. Call `model.eval()` first. Default: None.
+            gets the model and runs it. Labels that the model does not take, as in a batch for
+            training, are left out. Call `model.eval()` first. Default: None.
         include (str or iterable of str, optional): glob patterns on the names of layers, or of
             modules around them; only what matches is replaced. Default: None (all).
         exclude (str or iterable of str, optional): as `include`, to be left. Default: None.
@@ -76,7 +79,7 @@ def quantize_(
 
     A weight shared with another module (an embedding, say) is quantised in the linear layer only;
     the other module keeps the float weight, and the report says so. Linear layers that share one
-    weight share one int8 weight.
+    weight share one int8 weight. Layers that `prune_` has masked are quantised with their zeros.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", 2018.
@@ -92,6 +95,10 @@ def quantize_(
     _check_arguments(op, mode, calibration, observer, group_size)
     founds = find.find_linears(op, model)
     chosen, left = choose(op, founds, include, exclude)
+    if mode == "qat":
+        masked = [found for found in chosen if mask_of(found.module) is not None]
+        left.update((id(found.module), _MASKED) for found in masked)
+        chosen = [found for found in chosen if id(found.module) not in left]
     parameters: dict[str, tuple[float, int]] = {}
     if calibration is not None and chosen:
         layers = {found.name: found.module for found in chosen}
@@ -298,6 +305,8 @@ def _share_tied(model: nn.Module, changes: dict[int, _Change]) -> dict[int, str]
     notes: dict[int, str] = {}
     first: dict[int, _Change] = {}
     for key, change in changes.items():
+        if mask_of(change.found.module) is not None:
+            continue  # the product of a weight and a mask, which nothing else holds
         weight = change.found.module.weight
         floats = [
             name

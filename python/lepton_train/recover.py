@@ -144,7 +144,7 @@ def _second_moments(
             product = (rows.T @ rows).double()
         moments[name] = moments[name] + product if name in moments else product
 
-    visit_inputs(model, layers, data, add)
+    visit_inputs(model, layers, data, add, "recover_: data")
     for name in layers:
         if name not in moments:
             raise ValueError(f"recover_: {name}: the data never reached this layer")

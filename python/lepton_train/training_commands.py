@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lepton_train.command_types import count
+from lepton_train.command_types import above_zero, count, whole
+from lepton_train.metrics import get
+from lepton_train.training.learning_rate import SCHEDULES
+from lepton_train.training.optimizers import NAMES as OPTIMIZERS
+from lepton_train.training.settings import PRECISIONS
 
 _MODEL = "image_cnn, text_classifier, or package.module:function"
 _DATA = "mnist, digits, fashion_mnist, movie_reviews, or a path: .csv, .jsonl, folder of classes"
@@ -27,10 +31,17 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _add_task(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, metavar="NAME", help=_MODEL)
-    parser.add_argument("--data", required=True, metavar="NAME", help=_DATA)
+    parser.add_argument("--model", required=True, type=_model, metavar="NAME", help=_MODEL)
+    parser.add_argument("--data", required=True, type=_data, metavar="NAME", help=_DATA)
     parser.add_argument("--limit", type=count, metavar="N", help="examples at most")
     parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="(default: 32)")
+
+
+def _add_metric(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metric", action="append", type=_metric, default=[], metavar="NAME",
+        help="may be given several times",
+    )  # fmt: skip
 
 
 def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -43,16 +54,19 @@ def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     _add_task(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints, card, curves")
     parser.add_argument("--epochs", type=count, default=1, metavar="N", help="(default: 1)")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate")
-    parser.add_argument("--optimizer", default="adamw", metavar="NAME", help="(default: adamw)")
-    parser.add_argument("--schedule", default="cosine", metavar="NAME", help="(default: cosine)")
-    parser.add_argument("--precision", default="fp32", metavar="NAME", help="fp32, bf16 or fp16")
-    parser.add_argument("--clip-norm", type=float, metavar="NORM", help="largest gradient norm")
-    parser.add_argument("--early-stopping", type=int, metavar="EPOCHS", help="patience")
+    parser.add_argument("--lr", type=above_zero, metavar="RATE", help="highest learning rate")
+    for flag, known, default in (
+        ("--optimizer", OPTIMIZERS, "adamw"),
+        ("--schedule", SCHEDULES, "cosine"),
+        ("--precision", tuple(PRECISIONS), "fp32"),
+    ):
+        parser.add_argument(flag, choices=known, default=default, help=f"(default: {default})")
     parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="may be given several times"
+        "--clip-norm", type=above_zero, metavar="NORM", help="largest gradient norm"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--early-stopping", type=whole, metavar="EPOCHS", help="patience")
+    _add_metric(parser)
+    parser.add_argument("--seed", type=whole, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     parser.add_argument(
         "--processes", type=count, default=1, metavar="N", help="on this machine (default: 1)"
@@ -71,9 +85,7 @@ def _add_eval(commands: Any, command: Callable[..., argparse.ArgumentParser]) ->
     _add_task(parser)
     parser.add_argument("--weights", required=True, metavar="FILE", help="checkpoint of a training")
     parser.add_argument("--part", choices=("train", "val", "test"), default="test")
-    parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME", help="may be given several times"
-    )
+    _add_metric(parser)
     parser.add_argument("--out", metavar="DIR", help="write eval.json and confusion.png into DIR")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_eval)
@@ -91,7 +103,7 @@ def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]
     )
     parser.add_argument("--weights", metavar="FILE", help="checkpoint to begin with")
     parser.add_argument(
-        "--seed", type=int, nargs="+", metavar="N",
+        "--seed", type=whole, nargs="+", metavar="N",
         help="in place of the recipe's; several: one run for each, and their spread",
     )  # fmt: skip
     parser.add_argument("--limit", type=count, metavar="N", help="examples at most")
@@ -99,6 +111,34 @@ def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]
     parser.add_argument("--out", metavar="DIR", help="report, plot, weights and bundle")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_compress)
+
+
+def _metric(text: str) -> str:
+    try:
+        get(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _model(text: str) -> str:
+    from lepton_train.compression.sources import check_model
+
+    try:
+        check_model(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _data(text: str) -> str:
+    from lepton_train.compression.sources import DATA_KEYS, check_data, specification
+
+    try:
+        check_data(specification("data", text, DATA_KEYS))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _task(arguments: argparse.Namespace, weights: str | None = None) -> Any:

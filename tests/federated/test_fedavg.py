@@ -116,6 +116,17 @@ def test_bad_weights(weights, match):
         fedavg(states(2), weights)
     with pytest.raises(ValueError, match="at least one state"):
         fedavg([])
+    with pytest.raises(TypeError, match=r"fedavg: weights\[1\] must be a number, got str"):
+        fedavg(states(2), [1, "2"])
+    with pytest.raises(TypeError, match=r"fedavg: states\[0\] must be a state dict, got int"):
+        fedavg([3])
+
+
+def test_weights_may_be_tensors():
+    given = states(2)
+    expected = fedavg(given, [1, 3])
+    found = fedavg(given, torch.tensor([1.0, 3.0]))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def template():

@@ -97,6 +97,19 @@ def test_training_ends_at_the_same_loss():
     assert abs(losses[0] - losses[1]) < 0.02 * losses[0]
 
 
+def test_training_under_autocast():
+    tokens = torch.randint(0, 97, (2, 12), generator=torch.Generator().manual_seed(1))
+    grads = []
+    for name in ("sdpa", NAME):
+        model = small_llama(name)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(tokens, labels=tokens).loss
+        loss.backward()
+        grads.append(model.model.layers[0].self_attn.q_proj.weight.grad)
+    assert grads[1].dtype == torch.float32
+    assert torch.allclose(*grads, atol=0.1 * float(grads[0].abs().max()))
+
+
 def test_sinks_softcap_and_position_bias_reach_the_kernel():
     q, k, v = torch.randn(3, 2, 4, 6, 8).unbind()
     module = torch.nn.Module()

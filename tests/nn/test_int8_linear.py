@@ -244,8 +244,23 @@ def test_compile(compare, backend):
             ValueError,
             "x_zero_point needs x_scale",
         ),
+        (
+            lambda c: c(nn.Linear(8, 4), x_scale=-1.0),
+            ValueError,
+            "x_scale must be finite, positive and above 2^-128, got -1.0",
+        ),
+        (
+            lambda c: c(nn.Linear(8, 4), x_scale=torch.ones(3)),
+            ValueError,
+            "x_scale must have shape (), got (3,)",
+        ),
+        (
+            lambda c: c(nn.Linear(8, 4), x_scale=0.1, x_zero_point=128),
+            ValueError,
+            "x_zero_point must be within -128 and 127, got 128",
+        ),
     ],
-    ids=["type", "weight_dtype", "zero_point"],
+    ids=["type", "weight_dtype", "zero_point", "scale", "scale_shape", "zero_range"],
 )
 def test_from_linear_refuses(build, error, message):
     with pytest.raises(error, match=re.escape(f"Int8Linear.from_linear: {message}")):

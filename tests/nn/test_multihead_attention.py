@@ -100,6 +100,19 @@ def test_dropout_only_in_training():
     assert not torch.equal(outs[0], outs[2])
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_autocast(options):
+    ours, theirs = pair(**options)
+    queries = torch.randn(4, 4, 24)
+    keys = torch.randn(4, 4, options.get("kdim", 24))
+    values = torch.randn(4, 4, options.get("vdim", 24))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = ours(queries, keys, values, need_weights=False)
+        expected, _ = theirs(queries, keys, values, need_weights=False)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected.float(), atol=2e-2)
+
+
 def test_a_fully_masked_query_is_finite():
     ours, _ = pair(batch_first=True)
     x = torch.randn(1, 3, 24, requires_grad=True)
@@ -108,6 +121,11 @@ def test_a_fully_masked_query_is_finite():
     assert torch.equal(out, ours.out_proj.bias.expand_as(out))
     (grad,) = torch.autograd.grad(out.sum(), x)
     assert (grad == 0).all()
+
+
+def test_from_torch_refuses():
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.MultiheadAttention, got Linear"):
+        lk.nn.MultiheadAttention.from_torch(torch.nn.Linear(4, 4))
 
 
 def test_from_torch_shares_parameters():

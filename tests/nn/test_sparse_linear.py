@@ -15,18 +15,27 @@ import lepton_kernels as lk
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
 
-def pruned_linear(in_features: int = 40, out_features: int = 24, bias: bool = True) -> nn.Linear:
+LAYOUTS = ("bitmask", "n:m", "block")
+
+
+def pruned_linear(
+    in_features: int = 40, out_features: int = 24, bias: bool = True, layout: str = "bitmask"
+) -> nn.Linear:
     linear = nn.Linear(in_features, out_features, bias)
     with torch.no_grad():
-        linear.weight.mul_(torch.rand_like(linear.weight) < 0.4)
+        if layout == "n:m":
+            groups = linear.weight.view(out_features, -1, 4)
+            groups.scatter_(2, groups.abs().topk(2, largest=False).indices, 0.0)
+        else:
+            linear.weight.mul_(torch.rand_like(linear.weight) < 0.4)
     return linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("layout", ["bitmask", "block"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_from_linear(layout, dtype, bias):
-    linear = pruned_linear(bias=bias).eval()
+    linear = pruned_linear(bias=bias, layout=layout).eval()
     layer = lk.nn.SparseLinear.from_linear(linear, layout, dtype)
     x = torch.randn(3, 5, 40)
     tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.int8: 6e-2}
@@ -44,10 +53,10 @@ def test_residual_and_activation():
     torch.testing.assert_close(layer.fine_tune()(x, residual), torch.relu(linear(x)) + residual)
 
 
-@pytest.mark.parametrize("layout", ["bitmask", "block"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_state_dict_is_canonical_and_loads(compare, layout, dtype):
-    layer = lk.nn.SparseLinear.from_linear(pruned_linear(), layout, dtype)
+    layer = lk.nn.SparseLinear.from_linear(pruned_linear(layout=layout), layout, dtype)
     state = layer.state_dict()
     wanted = {"values", "mask", "shape", "bias"}
     wanted |= {"weight_scale"} if dtype == torch.int8 else set()
@@ -72,6 +81,27 @@ def test_state_dict_inside_a_model(compare):
     compare.same_bits(other(x), model(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
+def test_export(compare, dtype):
+    """A trace has no bytes to read the header from."""
+    layer = lk.nn.SparseLinear.from_linear(pruned_linear(), dtype=dtype)
+    x = torch.randn(3, 40)
+    rows = torch.export.Dim("rows", min=2, max=1000)
+    program = torch.export.export(layer, (x,), dynamic_shapes=({0: rows},))
+    compare.same_bits(program.module()(x), layer(x))
+    compare.same_bits(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_made_on_the_meta_device_and_loaded(compare, layout):
+    layer = lk.nn.SparseLinear.from_linear(pruned_linear(layout=layout), layout)
+    with torch.device("meta"):
+        other = lk.nn.SparseLinear(40, 24, layout=layout)
+    other.to_empty(device="cpu").load_state_dict(layer.state_dict())
+    x = torch.randn(3, 40)
+    compare.same_bits(other(x), layer(x))
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies(compare, clone):
     layer = lk.nn.SparseLinear.from_linear(pruned_linear())
@@ -88,9 +118,9 @@ def test_to_bfloat16():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8], ids=str)
-@pytest.mark.parametrize("layout", ["bitmask", "block"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_fine_tuning_changes_values_and_never_zeros(layout, dtype):
-    layer = lk.nn.SparseLinear.from_linear(pruned_linear(), layout, dtype)
+    layer = lk.nn.SparseLinear.from_linear(pruned_linear(layout=layout), layout, dtype)
     mask = layer.weight.mask()
     before = layer.weight.to_dense()
     layer.fine_tune()

@@ -356,6 +356,48 @@ def test_nan_stays_and_large_scores_do_not_overflow(isa):
 
 
 @pytest.mark.skipif(not lk.info()["isa_present"], reason="no compiled operators")
+def test_second_derivatives_are_right_or_refused(cpu_backend):
+    def penalty(attention, tensors):
+        q, k, v = (x.detach().requires_grad_() for x in tensors)
+        grad = torch.autograd.grad(attention(q, k, v).square().sum(), q, create_graph=True)[0]
+        # k has another path to the result: what is missing on this one must not go unseen.
+        return torch.autograd.grad(grad.square().sum() + k.square().sum(), (q, k))
+
+    tensors = torch.randn(3, 1, 2, 5, 8).unbind()
+    with pytest.raises(NotImplementedError, match="no second derivative; supported: float64, or"):
+        penalty(lk.scaled_dot_product_attention, tensors)
+    doubles = [x.double() for x in tensors]
+    expected = penalty(
+        lambda q, k, v: (q @ k.mT / 8**0.5).softmax(-1) @ v,
+        doubles,
+    )
+    found = penalty(lk.scaled_dot_product_attention, doubles)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_casts_as_torch_does(dtype):
+    """Rotary embeddings in float32 beside bfloat16 values, as Llama has under autocast."""
+    q, k = torch.randn(2, 1, 2, 6, 8).requires_grad_()
+    v = torch.randn(1, 2, 6, 8, dtype=dtype).requires_grad_()
+    bias = torch.randn(6, 6).requires_grad_()
+    with torch.autocast("cpu", dtype):
+        found = lk.scaled_dot_product_attention(q, k, v, bias)
+        compiled = torch.compile(
+            lk.scaled_dot_product_attention, fullgraph=True, backend="aot_eager"
+        )(q, k, v, bias)
+    expected = lk.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v, bias)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+    assert torch.equal(compiled, expected)
+    grads = torch.autograd.grad(found.sum(), (q, v, bias))
+    assert [g.dtype for g in grads] == [torch.float32, dtype, torch.float32]
+    doubles = torch.randn(3, 1, 2, 6, 8).double().unbind()
+    with torch.autocast("cpu", dtype):
+        assert lk.scaled_dot_product_attention(*doubles).dtype == torch.float64
+
+
 def test_serves_from_the_cpu_library():
     for op in ("attention_forward", "attention_backward", "attention_cached"):
         assert lk.info()["ops"][op] == "cpu"

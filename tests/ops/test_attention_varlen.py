@@ -234,6 +234,15 @@ def test_append_with_rotary(isa, interleaved, use_pages):
         assert torch.equal(v_cache, expected_v)
 
 
+def test_rotary_keeps_float64():
+    q, cache = torch.randn(1, 1, 1, 8).double(), torch.zeros(1, 8, 1, 8).double()
+    angles = torch.rand(8, 4).double() * 6
+    k = torch.randn(1, 1, 1, 8).double()
+    lk.flash_attn_with_kvcache(q, cache, cache.clone(), k, k, angles.cos(), angles.sin(), ints(5))
+    expected = rotate(k[0, 0], angles.cos(), angles.sin(), 5, True)
+    torch.testing.assert_close(cache[0, 5], expected, rtol=1e-14, atol=1e-14)
+
+
 def test_rotary_of_queries_without_causal_uses_one_place(isa):
     q, cache = torch.randn(1, 2, 1, 8), torch.zeros(1, 8, 1, 8)
     angles = torch.rand(8, 4)

@@ -152,6 +152,16 @@ CASES = {
         ValueError,
         "activation must be None or one of none, relu, gelu, gelu_tanh, silu, got 'swish'",
     ),
+    "activation_type": (
+        lambda: call(activation=["relu"]),
+        ValueError,
+        "activation must be None or one of none, relu, gelu, gelu_tanh, silu, got ['relu']",
+    ),
+    "out_dtype_type": (
+        lambda: call(out_dtype="float32"),
+        TypeError,
+        "out_dtype must be float32, bfloat16, float16 or int8, got 'float32'",
+    ),
     "out_dtype": (
         lambda: call(out_dtype=torch.int32),
         TypeError,

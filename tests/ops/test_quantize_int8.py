@@ -250,8 +250,29 @@ def test_threads_and_repetition(isa, compare):
             ValueError,
             "group_size needs a dim, got dim=None",
         ),
+        (
+            lambda: lk.quantize_int8(torch.ones(2, 6), dim="a"),
+            TypeError,
+            "dim must be an int, got str",
+        ),
+        (
+            lambda: lk.quantize_int8(torch.ones(2, 6), group_size=2.0),
+            TypeError,
+            "group_size must be an int, got float",
+        ),
     ],
-    ids=["type", "float64", "int8", "dim", "dim_below", "group", "group_0", "group_no_dim"],
+    ids=[
+        "type",
+        "float64",
+        "int8",
+        "dim",
+        "dim_below",
+        "group",
+        "group_0",
+        "group_no_dim",
+        "dim_type",
+        "group_type",
+    ],
 )
 def test_errors(call, error, message):
     with pytest.raises(error, match=re.escape(f"quantize_int8: {message}")):

@@ -62,6 +62,13 @@ def test_n_m_has_the_bytes_of_a_bitmask():
     assert packed.sparsity == 0.5
 
 
+@pytest.mark.parametrize("shape", [(0, 8), (3, 0), (0, 0)], ids=str)
+def test_n_m_of_nothing(shape):
+    packed = lk.pack_sparse(torch.zeros(shape), "n:m")
+    assert packed.shape == shape
+    assert torch.equal(packed.to_dense(), torch.zeros(shape))
+
+
 def test_pickle_deepcopy_and_repr():
     packed = lk.pack_sparse(pruned(20, 70), dtype=torch.int8)
     for other in (pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed)):
@@ -91,6 +98,7 @@ def test_sparse_is_smaller():
         ({"mask": 1}, TypeError, "mask must be a Tensor"),
         ({"layout": "n:m"}, ValueError, "does not have the pattern 2:4: row 0, columns 0 to 3"),
         ({"layout": "n:m", "n": 5}, ValueError, "0 < n <= m, got 5:4"),
+        ({"layout": "n:m", "n": "2"}, TypeError, "n must be an int, got str"),
         ({"layout": "n:m", "m": 3}, ValueError, "in_features 8 is not a multiple of m = 3"),
         ({"weight": torch.full((2, 2), torch.nan)}, ValueError, "weight must be finite"),
         ({"weight": torch.full((2, 2), 1e30), "dtype": torch.float16}, ValueError, "does not fit"),

@@ -3,8 +3,10 @@
 import ast
 import doctest
 import importlib.metadata
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,6 +105,8 @@ def test_force_isa_refuses(cpu_backend):
     before = lk.info()["isa"]
     with pytest.raises(ValueError, match="force_isa: unknown or absent ISA 'banana'; present on"):
         lk.force_isa("banana")
+    with pytest.raises(ValueError, match="force_isa: unknown or absent ISA 512; present on"):
+        lk.force_isa(512)
     assert lk.info()["isa"] == before
 
 
@@ -180,6 +184,25 @@ def test_every_public_function_has_an_example():
     functions = {"force_backend", "force_isa", "int8_linear", "int8_mm", "pack_int8_weight",
                  "quantize_int8"}  # fmt: skip
     assert functions | without_need <= set(documented())
+
+
+def public_functions():
+    found = {name: getattr(lk, name) for name in lk.__all__}
+    found = {name: thing for name, thing in found.items() if inspect.isfunction(thing)}
+    for kind in (lk.nn.Int8Linear, lk.nn.Int8LinearQAT, lk.nn.SparseLinear):
+        found[f"{kind.__name__}.from_linear"] = kind.from_linear
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(public_functions()))
+def test_docstrings_say_arguments_returns_and_errors(name):
+    function = public_functions()[name]
+    text = inspect.getdoc(function)
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^ +{parameter} \(", text, re.M), parameter
+    nothing = inspect.signature(function).return_annotation in (None, "None")
+    assert "Returns:" in text or nothing
+    assert "Raises:" in text or name == "info"
 
 
 def test_info_is_plain_data():

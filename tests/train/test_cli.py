@@ -77,6 +77,15 @@ def test_debug_shows_the_trace(capsys, monkeypatch):
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_reader_that_stops_gets_no_trace(tmp_path):
+    command = f"{sys.executable} -m lepton_train.cli info --json | true"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert "Pipe" not in done.stderr
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])

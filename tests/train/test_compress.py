@@ -296,6 +296,8 @@ def test_other_bad_arguments(task):
         lt.compress("model", recipe, data=data)
     with pytest.raises(ValueError, match="must have train and val; val missing or empty"):
         lt.compress(model, recipe, data={"train": data["train"]})
+    with pytest.raises(TypeError, match=r"recipe must be a mapping, a path, .* got int"):
+        lt.compress(model, 3, data=data, **QUIET)
     with pytest.raises(TypeError, match="data must be Splits"):
         lt.compress(model, recipe, data=3)
     with pytest.raises(ValueError, match="nearest names: accuracy"):

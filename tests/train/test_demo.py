@@ -150,8 +150,26 @@ def test_summary_says_when_nothing_keeps_the_score():
 def test_missing_package_says_what_to_install():
     with pytest.raises(MissingPackageError, match="pip install 'no_such==1'"):
         folder_of("no_such_package", "the demo", "no_such==1")
+    with pytest.raises(MissingPackageError, match=r"pip install --no-deps 'no_such==1'$"):
+        folder_of("no_such_package", "the demo", "no_such==1", option="--no-deps ")
     with pytest.raises(MissingPackageError, match="a test needs the package 'no_such_package'"):
         require("no_such_package", "a test")
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"),
+    [
+        ("gensim", "demo"),
+        ("captum", "train"),
+        ("mlxtend==0.25.0", "train"),
+        ("scikit_learn", "train"),
+        ("starlette", "serve"),
+        ("flwr", "federated"),
+    ],
+)
+def test_missing_package_names_an_extra_that_brings_it(package, extra):
+    with pytest.raises(MissingPackageError, match=rf"'lepton-kernels\[{extra}\]'"):
+        require("no_such_package", "a test", package)
 
 
 def test_broken_model_folder(tmp_path):

@@ -148,6 +148,10 @@ def test_messages_of_a_step():
     x, y = batch()
     with pytest.raises(TypeError, match=r"teacher must be a torch\.nn\.Module, got int"):
         lt.Distiller(3, teacher)
+    with pytest.raises(TypeError, match="Distiller: temperature must be a number, got str"):
+        lt.Distiller(*networks(), temperature="hot")
+    with pytest.raises(TypeError, match="Distiller: alpha must be a number, got NoneType"):
+        lt.Distiller(*networks(), alpha=None)
     cases = [
         (lt.Distiller(teacher, nn.Linear(4, 5)), (x, y), r"one shape, got \(40, 5\) and \(40, 3\)"),
         (lt.Distiller(*networks()), x, "unlabelled"),

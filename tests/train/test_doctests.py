@@ -1,6 +1,8 @@
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
 
 import lepton_train
 import pytest
@@ -22,3 +24,28 @@ def test_examples_in_docstrings(name):
         pytest.skip(str(error))
     result = doctest.testmod(module)
     assert result.failed == 0
+
+
+FUNCTIONS = {
+    "lepton_train": [n for n in lepton_train.__all__ if n != "bundle"],
+    "lepton_train.bundle": ["load", "restore", "save", "verify", "versions", "read_manifest"],
+    "lepton_train.data": lepton_train.data.__all__,
+    "lepton_train.federated": ["fedavg", "simulate"],
+    "lepton_train.metrics": ["accuracy", "precision", "recall", "f1", "weighted", "get"],
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module, names in FUNCTIONS.items() for name in names]
+)
+def test_docstrings_say_arguments_returns_and_errors(module, name):
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except MissingPackageError as error:
+        pytest.skip(str(error))
+    if not inspect.isfunction(function):
+        return
+    text = inspect.getdoc(function)
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^ +(\w+, )*\*{{0,2}}{parameter}(, \w+)*( \(|: )", text, re.M), parameter
+    assert "Returns:" in text or inspect.signature(function).return_annotation in (None, "None")

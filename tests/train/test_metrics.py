@@ -69,6 +69,10 @@ def test_weighted_total_shows_its_weights():
     ("call", "error", "text"),
     [
         (lambda m: m.accuracy([], torch.empty(0).long()), ValueError, "at least one item"),
+        (lambda m: m.accuracy([], []), ValueError, "accuracy: .* at least one item"),
+        (lambda m: m.accuracy("ab", [0, 1]), TypeError, "predictions must be a Tensor .* got str"),
+        (lambda m: m.f1([0, 1], None), TypeError, "targets must be a Tensor .* got NoneType"),
+        (lambda m: m.pearson([1.0], {}), TypeError, "targets must be a Tensor .* got dict"),
         (lambda m: m.accuracy([0, 1], [0.0, 1.0]), TypeError, "must be integer classes"),
         (lambda m: m.accuracy([0, 1], [0, 1, 1]), ValueError, r"shape \(3,\)"),
         (lambda m: m.accuracy([0, 1], [0, -1]), ValueError, "0 or larger, got -1"),
@@ -82,6 +86,8 @@ def test_weighted_total_shows_its_weights():
         (lambda m: m.get(3), TypeError, "name or a callable"),
         (lambda m: m.weighted({}), ValueError, "at least one metric"),
         (lambda m: m.weighted({"accuracy": 0.0}), ValueError, "must be positive"),
+        (lambda m: m.weighted(["accuracy"]), TypeError, "map metrics to numbers, got list"),
+        (lambda m: m.weighted({"f1": "1"}), TypeError, "weight of f1 must be a number, got str"),
         (lambda m: m.weighted({"perplexity": 1.0}), ValueError, "lower is better"),
     ],
 )

@@ -61,8 +61,10 @@ def test_output_stays_close_in_every_mode(model, tokens, mode, group_size):
         lambda tokens: [{"tokens": tokens}],
         lambda tokens: (batch for batch in [tokens, tokens]),
         lambda tokens: lambda model: model(tokens),
+        lambda tokens: [(tokens, torch.zeros(len(tokens)))],
+        lambda tokens: [{"tokens": tokens, "labels": torch.zeros(len(tokens))}],
     ],
-    ids=["tensor", "tuple", "dict", "generator", "callable"],
+    ids=["tensor", "tuple", "dict", "generator", "callable", "labelled", "labelled_dict"],
 )
 def test_kinds_of_calibration(model, tokens, calibration):
     report = lt.quantize_(model, "static", calibration=calibration(tokens))
@@ -166,6 +168,41 @@ def test_subclass_is_left_with_a_reason_or_refused_by_name():
     assert type(model[0]) is nn.Linear
     report = lt.quantize_(model)
     assert report.left == {"1": "Scaled is a subclass of nn.Linear and may compute something else"}
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static", "weight_only", "fp8"])
+def test_masked_layers_are_quantised_with_their_zeros(mode):
+    def pruned():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+        lt.prune_(net, 0.5, exclude="2")
+        return net
+
+    x = torch.randn(8, 32)
+
+    def quantise(net):
+        if mode == "fp8":
+            return lt.lower_(net, "fp8")
+        return lt.quantize_(net, mode, calibration=[x] if mode == "static" else None)
+
+    masked, plain = pruned(), lt.make_permanent_(pruned())
+    zeros = masked[0].weight == 0
+    assert quantise(masked).quantized == ["0", "2"]
+    quantise(plain)
+    assert (masked[0].weight[zeros] == 0).all()
+    assert torch.equal(masked(x), plain(x))
+
+
+def test_masked_layers_are_left_by_qat_and_seen_by_sensitivity():
+    net = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    lt.prune_(net, 0.5, include="0")
+    layer = net[0]
+    table = lt.sensitivity(net, torch.randn(8, 32), lambda m, x: float(m(x).mean()))
+    assert {row.name for row in table.rows} == {"0", "2"}
+    assert net[0] is layer
+    report = lt.quantize_(net, "qat")
+    assert report.quantized == ["2"]
+    assert "call make_permanent_ first" in report.left["0"]
 
 
 def test_hooks_float64_and_meta_are_left():

@@ -99,6 +99,43 @@ def test_compress_by_a_recipe(tmp_path, capsys):
         assert "no bundle: bundle.save" in text
 
 
+def test_the_bundle_of_a_text_model_reads_texts(tmp_path, monkeypatch):
+    for module in ("transformers", "tokenizers", "starlette", "prometheus_client"):
+        pytest.importorskip(module)
+    from lepton_train.compression.run_recipe import run_recipe, save_bundle
+    from lepton_train.serve.predictor import Predictor
+
+    (tmp_path / "tiny_texts.py").write_text(
+        "import lepton_train as lt\n"
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        "def make(classes):\n"
+        "    tokenizer = lt.data.train_tokenizer(['good film', 'bad film'], vocabulary=60)\n"
+        "    config = BertConfig(vocab_size=60, hidden_size=32, intermediate_size=32,\n"
+        "                        num_hidden_layers=1, num_attention_heads=2, num_labels=classes)\n"
+        "    return BertForSequenceClassification(config), tokenizer\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [f"{('bad', 'good')[i % 2]} film {i},{('neg', 'pos')[i % 2]}" for i in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    recipe = {
+        "model": "tiny_texts:make",
+        "data": {"path": str(tmp_path / "texts.csv"), "length": 6},
+        "steps": ["quantize"],
+    }
+    run = run_recipe(recipe, rounds=1, progress=False)
+    save_bundle(run, tmp_path / "bundle")
+    predictor = Predictor(tmp_path / "bundle")
+    texts = ["good film 3", "bad film with many more words than six tokens"]
+    inputs = predictor.inputs(texts)
+    assert inputs["input_ids"].shape == (2, 6)
+    tokens = run.task.tokenizer(
+        texts, padding=True, truncation=True, max_length=6, return_tensors="pt"
+    )
+    expected = run.model(**tokens).logits
+    (found,) = predictor.predict(inputs)["outputs"].values()
+    torch.testing.assert_close(torch.tensor(found), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_compress_over_seeds(tmp_path, capsys):
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(
@@ -123,12 +160,8 @@ def test_compress_over_seeds(tmp_path, capsys):
     [
         (["compress", "--recipe", "none.yaml"], "none.yaml is not a file"),
         (
-            ["train", "--model", "image_cn", "--data", "digits", "--out", "x"],
-            "unknown name 'image_cn'; nearest known: image_cnn",
-        ),
-        (
-            ["train", "--model", "image_cnn", "--data", "digit", "--out", "x"],
-            "unknown name 'digit'; nearest known: digits",
+            ["train", "--model", "image_cnn", "--data", "./none.csv", "--out", "x"],
+            "'none.csv' is not a file",
         ),
         (
             ["eval", "--model", "image_cnn", "--data", "digits", "--weights", "none.pt"],
@@ -147,6 +180,29 @@ def test_one_line_of_error(arguments, text, capsys, tmp_path, monkeypatch):
     assert text in error
     assert "\n" not in error
     assert not (tmp_path / "x" / "last.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--model", "image_cn"], "unknown name 'image_cn'; nearest known: image_cnn"),
+        (["--data", "digit"], "unknown name 'digit'; nearest known: digits"),
+        (["--optimizer", "adamm"], "invalid choice: 'adamm'"),
+        (["--schedule", "step"], "invalid choice: 'step'"),
+        (["--precision", "fp8"], "invalid choice: 'fp8'"),
+        (["--lr", "0"], "--lr: must be a number above 0, got '0'"),
+        (["--clip-norm", "x"], "--clip-norm: must be a number above 0, got 'x'"),
+        (["--metric", "acuracy"], "nearest names: accuracy"),
+        (["--early-stopping", "1.5"], "must be a whole number of at least 0, got '1.5'"),
+    ],
+)
+def test_bad_arguments_end_with_2(options, text, capsys, tmp_path):
+    good = ["--model", "image_cnn", "--data", "digits", "--out", str(tmp_path / "x")]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *good, *options])
+    assert stop.value.code == 2
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("change", ["seps: []", "metrics: accuracy", "model: {nam: image_cnn}"])

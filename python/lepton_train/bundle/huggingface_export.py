@@ -39,6 +39,7 @@ def export_huggingface(
         model (nn.Module): a model of transformers, or a `SentenceEncoder` around one.
         path (str or path): the folder to make; must be absent or empty.
         files (mapping, optional): name -> file to copy, such as `tokenizer.json`.
+            Default: None.
 
     Returns:
         Path: the folder.

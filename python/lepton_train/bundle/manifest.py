@@ -197,6 +197,12 @@ class Metadata(Part):
     def of(cls, value: Any) -> Metadata:
         """Metadata from None, a mapping or itself.
 
+        Args:
+            value (Metadata, mapping or None): what `save` was given.
+
+        Returns:
+            Metadata: checked; empty for None.
+
         Raises:
             BundleError: a key has a wrong value; the message names it.
             TypeError: neither.

@@ -99,10 +99,13 @@ def save(
             tuple or list of arguments, or a mapping of keyword arguments. Default: None (random
             ones, where the first layer or the configuration tells their shape).
         builder (str, optional): name given to `register_builder`, for a class of your own.
-        config (mapping, optional): keyword arguments of the builder.
+            Default: None.
+        config (mapping, optional): keyword arguments of the builder. Default: None.
         files (mapping, optional): name in `assets/` -> file to copy, such as a tokenizer.
+            Default: None.
         input_statistics (iterable of Feature, optional): of the training inputs, from
             `lepton_train.serve.drift.statistics`, for the server's watch on drift.
+            Default: None.
         keep (int): older versions to keep beside the bundle. Default: 1.
 
     Returns:
@@ -243,7 +246,7 @@ def verify(
 
     Args:
         path (str or path): the folder.
-        builders (mapping, optional): as in `load`.
+        builders (mapping, optional): as in `load`. Default: None.
         digest (str, optional): what `save` returned. Default: None (not compared).
 
     Returns:
@@ -305,12 +308,30 @@ def read_golden(contents: Contents) -> tuple[dict[str, torch.Tensor], dict[str, 
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """Manifest of a bundle, after all its files have been checked; raises as `load`."""
+    """Manifest of a bundle, after all its files have been checked.
+
+    Args:
+        path (str or path): the folder.
+
+    Returns:
+        Manifest: what the bundle says of itself.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        BundleError: as `load`.
+    """
     return folder.open_folder(path).manifest
 
 
 def versions(path: str | os.PathLike[str]) -> dict[int, Path]:
-    """Older versions kept beside a bundle: version -> folder."""
+    """Older versions kept beside a bundle.
+
+    Args:
+        path (str or path): the bundle.
+
+    Returns:
+        dict: version to folder, oldest first; empty where there are none.
+    """
     return publish.backups(Path(path).absolute())
 
 

@@ -210,10 +210,16 @@ class Recipe(Strict):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is no YAML, or as the class.
+            TypeError: source is none of these.
         """
         if isinstance(source, Recipe):
             return source
         where = "recipe"
+        if not isinstance(source, Mapping | str | os.PathLike):
+            raise TypeError(
+                "recipe must be a mapping, a path, YAML text or a Recipe, "
+                f"got {type(source).__name__}"
+            )
         if not isinstance(source, Mapping):
             text = os.fspath(source)
             if "\n" not in text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def run_recipe(
         plan = plan.model_copy(update={"seed": seed})
     if plan.model is None or plan.data is None:
         lacking = [name for name in ("model", "data") if getattr(plan, name) is None]
-        raise ValueError(f"recipe {plan.name}: names no {' and no '.join(lacking)}")
+        raise ValueError(f"recipe {plan.name!r} names no {' and no '.join(lacking)}")
     about_model = specification("model", plan.model, MODEL_KEYS)
     data = specification("data", plan.data, DATA_KEYS)
     about_model.setdefault("seed", plan.seed)
@@ -97,7 +98,7 @@ def run_recipe(
 
 
 def save_bundle(run: RecipeRun, path: str | os.PathLike[str]) -> str:
-    """Write the compressed model as a bundle, with its scores, data and recipe.
+    """Write the compressed model as a bundle, with its scores, data, recipe and tokenizer.
 
     Args:
         run (RecipeRun): from `run_recipe`.
@@ -119,17 +120,30 @@ def save_bundle(run: RecipeRun, path: str | os.PathLike[str]) -> str:
         "data_sha256": checksum(part),
     }
     card = data_card(run.task.data).to_dict()
-    return bundle.save(
-        run.model,
-        path,
-        metadata={
-            "name": run.recipe.name,
-            "metrics": [score],
-            "labels": list(part.classes),
-            "provenance": {"recipe": run.recipe.to_dict(), "data": card, "seed": run.recipe.seed},
-        },
-        example_inputs=part.batch(range(min(8, len(part))))[0],
-    )
+    metadata: dict[str, Any] = {
+        "name": run.recipe.name,
+        "metrics": [score],
+        "labels": list(part.classes),
+        "provenance": {"recipe": run.recipe.to_dict(), "data": card, "seed": run.recipe.seed},
+    }
+    tokenizer = run.task.tokenizer
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if hasattr(tokenizer, "backend_tokenizer"):
+            files["tokenizer.json"] = Path(folder) / "tokenizer.json"
+            tokenizer.backend_tokenizer.save(str(files["tokenizer.json"]))
+            metadata["preprocessing"] = {
+                "kind": "text",
+                "max_length": run.task.length,
+                "pad_id": tokenizer.pad_token_id or 0,
+            }
+        return bundle.save(
+            run.model,
+            path,
+            metadata=metadata,
+            example_inputs=part.batch(range(min(8, len(part))))[0],
+            files=files,
+        )
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:

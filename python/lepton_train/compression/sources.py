@@ -38,11 +38,13 @@ class Task:
         model (nn.Module): on the CPU.
         data (Splits): tokenised if the model reads texts.
         tokenizer (any): None for other models.
+        length (int): tokens of a text at most.
     """
 
     model: nn.Module
     data: Splits
     tokenizer: Any = None
+    length: int = 128
 
 
 def load_task(
@@ -69,14 +71,15 @@ def load_task(
         FileNotFoundError: a path does not exist.
     """
     about_model = specification("model", model, MODEL_KEYS)
-    splits = _load_data(specification("data", data, DATA_KEYS))
+    about_data = specification("data", data, DATA_KEYS)
+    splits = _load_data(about_data)
+    length = int(about_data.get("length", Task.length))
     seed = int(about_model.get("seed", 0))
     classes = len(splits.train.classes) or 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made, tokenizer = _make_model(about_model, splits.train, classes, seed)
     if tokenizer is not None:
-        length = int(specification("data", data, DATA_KEYS).get("length", 128))
         parts = {
             name: data_.tokenize(part, tokenizer, length=length) if len(part) else part
             for name, part in splits.parts.items()
@@ -90,7 +93,7 @@ def load_task(
         except (KeyError, RuntimeError) as error:
             first = str(error).strip().partition("\n")[0]
             raise ValueError(f"weights {str(file)!r} do not fit the model: {first}") from error
-    return Task(made, splits, tokenizer)
+    return Task(made, splits, tokenizer, length)
 
 
 def specification(
@@ -106,6 +109,24 @@ def specification(
     if what == "data" and given not in _NAMED and (os.sep in given or Path(given).exists()):
         return {"path": given}
     return {"name": given}
+
+
+def check_model(name: object) -> None:
+    """ValueError for a name that stands for no model, with the nearest that does."""
+    if name not in MODELS and not str(name).partition(":")[2]:
+        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"model: unknown name {name!r}; nearest known: {', '.join(near)}; or give "
+            "package.module:function"
+        )
+
+
+def check_data(spec: Mapping[str, Any]) -> None:
+    """ValueError for a name that stands for no data, with the nearest that do."""
+    name = spec.get("name")
+    if "path" not in spec and name not in _NAMED:
+        near = difflib.get_close_matches(str(name), DATA, n=2, cutoff=0.0)
+        raise ValueError(f"data: unknown name {name!r}; nearest known: {', '.join(near)}")
 
 
 def _make_model(
@@ -125,13 +146,8 @@ def _make_model(
         return architectures.ImageCNN(**options), None
     if name == "text_classifier":
         return architectures.load_text_classifier(classes, spec.get("path"), seed=seed, **options)
+    check_model(name)
     module, _, function = str(name).partition(":")
-    if not function:
-        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"model: unknown name {name!r}; nearest known: {', '.join(near)}; or give "
-            "package.module:function"
-        )
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
@@ -149,11 +165,8 @@ def _load_data(spec: dict[str, Any]) -> Splits:
     if "path" in spec:
         whole = _read(spec)
     else:
-        name = spec.get("name")
-        if name not in _NAMED:
-            near = difflib.get_close_matches(str(name), DATA, n=2, cutoff=0.0)
-            raise ValueError(f"data: unknown name {name!r}; nearest known: {', '.join(near)}")
-        whole = _NAMED[name]()
+        check_data(spec)
+        whole = _NAMED[spec["name"]]()
     if "limit" in spec:
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
         whole = whole.subset(order[: int(spec["limit"])])

@@ -115,6 +115,9 @@ def random_deletion(text: str, *, probability: float = 0.1, generator: Generator
         probability (float): of each word to be deleted. Default: 0.1.
         generator (torch.Generator, optional): Default: None (torch's global one).
 
+    Returns:
+        str: the words that are left.
+
     Source: Wei and Zou, "EDA: Easy Data Augmentation Techniques", 2019; also of the next two.
 
     Example:
@@ -137,6 +140,9 @@ def random_swap(text: str, *, swaps: int = 1, generator: Generator = None) -> st
         text (str): words between spaces.
         swaps (int): how often. Default: 1.
         generator (torch.Generator, optional): Default: None (torch's global one).
+
+    Returns:
+        str: the changed text.
 
     Example:
         >>> random_swap("one two")
@@ -167,6 +173,9 @@ def random_replacement(
             say). Other words stay.
         probability (float): of each word that can be replaced. Default: 0.1.
         generator (torch.Generator, optional): Default: None (torch's global one).
+
+    Returns:
+        str: the changed text.
 
     Example:
         >>> random_replacement("a film", {"film": ["movie"]}, probability=1.0)

@@ -92,6 +92,12 @@ class Examples(BatchedDataset):
         """Inputs and labels of several examples at once.
 
         Tokens are cut to the longest text of the batch by their `attention_mask`.
+
+        Args:
+            indices (sequence of int, or Tensor): places, from 0 on.
+
+        Returns:
+            tuple: inputs, and labels as a Tensor.
         """
         chosen = torch.as_tensor(indices, dtype=torch.int64)
         labels = self.labels[chosen]
@@ -102,7 +108,17 @@ class Examples(BatchedDataset):
         return [self.inputs[index] for index in chosen.tolist()], labels
 
     def subset(self, indices: Iterable[int] | torch.Tensor) -> Examples:
-        """The examples at some places, in that order."""
+        """The examples at some places, in that order.
+
+        Args:
+            indices (iterable of int, or Tensor): places, from 0 on.
+
+        Returns:
+            Examples: copies of them.
+
+        Raises:
+            IndexError: a place is outside.
+        """
         places = indices if isinstance(indices, torch.Tensor) else list(indices)
         chosen = torch.as_tensor(places, dtype=torch.int64)
         if isinstance(self.inputs, Mapping):
@@ -112,7 +128,17 @@ class Examples(BatchedDataset):
         return replace(self, inputs=inputs, labels=self.labels[chosen])
 
     def with_inputs(self, inputs: Inputs) -> Examples:
-        """The same examples with other inputs: tokens for texts, say."""
+        """The same examples with other inputs: tokens for texts, say.
+
+        Args:
+            inputs (Tensor, list of str, or dict of Tensors): one per example.
+
+        Returns:
+            Examples: with the labels of these.
+
+        Raises:
+            ValueError: there are more or fewer inputs than labels.
+        """
         return replace(self, inputs=inputs)
 
     def counts(self) -> dict[str, int]:

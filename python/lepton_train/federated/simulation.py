@@ -57,6 +57,7 @@ def simulate(
         seed (int): of their choice. Default: 0.
         evaluate (callable, optional): score of the global model after each round. Default: None.
         after_round (callable, optional): gets round and score, for a progress bar.
+            Default: None.
 
     Returns:
         SimulationResult: state, scores, bytes.

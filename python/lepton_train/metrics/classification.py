@@ -9,6 +9,17 @@ import torch
 AVERAGES = ("binary", "macro", "micro", "weighted")
 
 
+def as_tensor(op: str, argument: str, values: Any) -> torch.Tensor:
+    """Numbers of any kind as a tensor without gradients; TypeError for anything else."""
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{op}: {argument} must be a Tensor or a sequence of numbers, "
+            f"got {type(values).__name__}"
+        ) from None
+
+
 def classes_of(op: str, predictions: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Predicted and true classes as int64 tensors of shape (items,).
 
@@ -21,9 +32,12 @@ def classes_of(op: str, predictions: Any, targets: Any) -> tuple[torch.Tensor, t
 
     Raises:
         ValueError: there are no items, or the shapes do not match, or a class is negative.
-        TypeError: targets are not integers.
+        TypeError: targets are not integers, or an argument is no tensor nor a sequence of numbers.
     """
-    predicted, true = torch.as_tensor(predictions).detach(), torch.as_tensor(targets).detach()
+    predicted = as_tensor(op, "predictions", predictions)
+    true = as_tensor(op, "targets", targets)
+    if true.numel() == 0 and predicted.numel() == 0:
+        raise ValueError(f"{op}: predictions and targets must hold at least one item, got none")
     if true.is_floating_point():
         raise TypeError(f"{op}: targets must be integer classes, got {true.dtype}")
     if predicted.ndim == true.ndim + 1:

@@ -36,6 +36,9 @@ def get(metric: str | Metric) -> Metric:
     Args:
         metric (str or callable): one of `NAMES`, or `metric(predictions, targets) -> float`.
 
+    Returns:
+        callable: `metric(predictions, targets) -> float`.
+
     Raises:
         ValueError: the name is unknown; the message gives the nearest ones.
         TypeError: neither name nor callable.
@@ -55,7 +58,14 @@ def get(metric: str | Metric) -> Metric:
 
 
 def name_of(metric: str | Metric) -> str:
-    """Name of a metric for reports: its own in `NAMES`, else that of the callable."""
+    """Name of a metric for reports.
+
+    Args:
+        metric (str or callable): as in `get`.
+
+    Returns:
+        str: its own in `NAMES`, else that of the callable.
+    """
     if isinstance(metric, str):
         return metric
     for name, known in _METRICS.items():
@@ -65,6 +75,14 @@ def name_of(metric: str | Metric) -> str:
 
 
 def higher_is_better(metric: str | Metric) -> bool:
-    """Whether a larger value is the better one; a callable may say so by `higher_is_better`."""
+    """Whether a larger value is the better one.
+
+    Args:
+        metric (str or callable): as in `get`; a callable may say so by an attribute
+            `higher_is_better`.
+
+    Returns:
+        bool: True for a callable that says nothing.
+    """
     declared = getattr(metric, "higher_is_better", None)
     return bool(declared) if declared is not None else name_of(metric) not in _LOWER

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from lepton_train.metrics.classification import as_tensor
+
 
 def _pair(op: str, predictions: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    predicted = torch.as_tensor(predictions).detach().double().cpu()
-    true = torch.as_tensor(targets).detach().double().cpu()
+    predicted = as_tensor(op, "predictions", predictions).double().cpu()
+    true = as_tensor(op, "targets", targets).double().cpu()
     if predicted.ndim == true.ndim + 1 and predicted.shape[-1] == 1:
         predicted = predicted.squeeze(-1)
     if predicted.shape != true.shape:
@@ -88,7 +90,7 @@ def perplexity(predictions: Any, targets: Any, *, ignore_index: int = -100) -> f
         10.0
     """
     op = "perplexity"
-    logits, true = torch.as_tensor(predictions).detach(), torch.as_tensor(targets).detach()
+    logits, true = as_tensor(op, "predictions", predictions), as_tensor(op, "targets", targets)
     if logits.shape[:-1] != true.shape:
         raise ValueError(
             f"{op}: predictions must have shape {(*true.shape, 'classes')} to match targets, "

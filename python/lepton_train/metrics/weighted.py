@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lepton_train.arguments import check_number
 from lepton_train.metrics.named import Metric, get, higher_is_better, name_of
 
 
@@ -28,7 +29,14 @@ class WeightedMetric:
         return "+".join(f"{weight:g}*{name}" for name, weight in self.weights.items())
 
     def parts(self, predictions: Any, targets: Any) -> dict[str, float]:
-        """Each metric by itself."""
+        """Each metric by itself.
+
+        Args:
+            predictions, targets: as the metrics take them.
+
+        Returns:
+            dict: name to value.
+        """
         return {name: metric(predictions, targets) for name, metric in self.metrics.items()}
 
     def total(self, scores: Mapping[str, float]) -> float:
@@ -36,6 +44,9 @@ class WeightedMetric:
 
         Args:
             scores (mapping): name to value; other names are ignored.
+
+        Returns:
+            float: the mean.
 
         Raises:
             ValueError: a metric with a weight is missing.
@@ -46,7 +57,14 @@ class WeightedMetric:
         return sum(weight * scores[name] for name, weight in self.weights.items())
 
     def report(self, predictions: Any, targets: Any) -> dict[str, Any]:
-        """Total, each metric, and the weights."""
+        """Total, each metric, and the weights.
+
+        Args:
+            predictions, targets: as the metrics take them.
+
+        Returns:
+            dict: `total`, `scores` and `weights`.
+        """
         scores = self.parts(predictions, targets)
         return {"total": self.total(scores), "scores": scores, "weights": self.weights}
 
@@ -72,12 +90,17 @@ def weighted(weights: Mapping[str | Metric, float]) -> WeightedMetric:
     Raises:
         ValueError: there is no metric, a weight is not positive and finite, or lower is better for
             a metric.
+        TypeError: weights is no mapping, a key is no metric, or a weight is no number.
 
     Example:
         >>> metric = weighted({"accuracy": 3, "f1": 1})
         >>> metric([0, 1, 1, 0], [0, 1, 1, 1]), metric.weights
         (0.7625, {'accuracy': 0.75, 'f1': 0.25})
     """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"weighted: weights must map metrics to numbers, got {type(weights).__name__}"
+        )
     if not weights:
         raise ValueError("weighted: weights must name at least one metric, got none")
     metrics: dict[str, Metric] = {}
@@ -85,6 +108,7 @@ def weighted(weights: Mapping[str | Metric, float]) -> WeightedMetric:
     for key, value in weights.items():
         metric = get(key)
         name = key if isinstance(key, str) else name_of(metric)
+        check_number("weighted", f"weight of {name}", value)
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"weighted: weight of {name} must be positive, got {value}")
         if not higher_is_better(metric):

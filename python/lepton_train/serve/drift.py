@@ -117,6 +117,12 @@ def population_stability_index(expected: Iterable[float], found: Iterable[float]
         expected (iterable of float): shares in training.
         found (iterable of float): shares now; as many.
 
+    Returns:
+        float: 0 for equal shares; from 0.25 on another population.
+
+    Raises:
+        ValueError: there are not as many of both.
+
     Example:
         >>> population_stability_index([0.5, 0.5], [0.5, 0.5])
         0.0

@@ -64,6 +64,9 @@ class Predictor:
         Args:
             raw: a list of texts, nested lists of numbers, or a mapping of names to nested lists.
 
+        Returns:
+            dict: name to Tensor, one sample along dimension 0 each.
+
         Raises:
             InputError: anything else, ragged, too many, of a wrong shape or not finite.
         """
@@ -125,6 +128,12 @@ class Predictor:
 
     def predict(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Run the model; outputs as nested lists, and the label of each sample where there are any.
+
+        Args:
+            inputs (mapping): from `inputs`.
+
+        Returns:
+            dict: `outputs` and `predictions`, plain values.
 
         Raises:
             InputError: an index beyond an embedding, or inputs that the model refuses.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,16 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(path)!r} is missing")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # torch warns of what it refuses below.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's text advises to run what the file holds.
+        raise ValueError(
+            f"checkpoint {str(path)!r} is damaged or holds more than tensors and plain values, "
+            "which is never loaded"
+        ) from error
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise ValueError(

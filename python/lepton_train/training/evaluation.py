@@ -61,6 +61,9 @@ class Evaluation:
             path (str or path): `.png`, `.svg` or `.pdf`.
             classes (iterable of str, optional): their names. Default: None (numbers).
 
+        Returns:
+            Path: the picture.
+
         Raises:
             ValueError: the labels are no classes.
             MissingPackageError: matplotlib is not installed.

@@ -82,6 +82,7 @@ def fit(
             Default: "adamw".
         lr (float, optional): highest learning rate. Default: None (1e-3; adadelta 1, sgd 1e-2).
         optimizer_options (mapping, optional): further arguments of torch's class.
+            Default: None.
         schedule (str): "constant", "linear", "cosine" or "plateau". Default: "constant".
         warmup (int or float): steps, or share of all steps if below 1, in which the learning rate
             rises. Default: 0.
@@ -136,6 +137,8 @@ def fit(
         >>> len(result.history), result.best["monitor"], result.best["value"] > 0.8
         (20, 'accuracy', True)
     """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"fit: callbacks must be an iterable, got {type(callbacks).__name__}")
     if isinstance(early_stopping, int):
         early_stopping = EarlyStopping(early_stopping)
     settings = Settings(

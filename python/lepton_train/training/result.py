@@ -43,6 +43,9 @@ class FitResult:
         Args:
             path (str or path): `.png`, `.svg` or `.pdf`.
 
+        Returns:
+            Path: the picture.
+
         Raises:
             MissingPackageError: matplotlib is not installed.
         """

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lepton_train.arguments import check_integer, check_number
 from lepton_train.metrics import Metric
 from lepton_train.training.early_stopping import EarlyStopping
 from lepton_train.training.optimizers import Factory
@@ -67,6 +68,20 @@ class Settings:
             raise ValueError(
                 f"{_OP}: precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}"
             )
+        if self.clip_norm is not None:
+            check_number(_OP, "clip_norm", self.clip_norm)
+        check_integer(_OP, "seed", self.seed)
+        stopping = self.early_stopping
+        if stopping is not None and not isinstance(stopping, EarlyStopping):
+            raise TypeError(
+                f"{_OP}: early_stopping must be an int or an EarlyStopping, "
+                f"got {type(stopping).__name__}"
+            )
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise TypeError(
+                    f"{_OP}: callbacks must hold callables, got {type(callback).__name__}"
+                )
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"{_OP}: clip_norm must be positive, got {self.clip_norm}")
         if self.resume and self.checkpoint is None:
