@@ -130,3 +130,15 @@ def failed_backward_then_another(rank, world, way, hold):
 @pytest.mark.parametrize("way", ["shm", "gloo"])
 def test_no_gradient_stays_unreduced_after_a_backward_that_raises(ranks, way, hold):
     ranks(failed_backward_then_another, 2, way=way, hold=hold)
+
+
+def test_what_is_no_module_or_has_no_process_group_is_said(ranks):
+    assert all(ranks(wraps_a_number, 1))
+    with pytest.raises(RuntimeError, match=r"no process group yet; start with torchrun"):
+        lt.distributed.BucketedDataParallel(nn.Linear(2, 2))
+
+
+def wraps_a_number(rank, world):
+    with pytest.raises(TypeError, match="module must be an nn.Module, got int"):
+        lt.distributed.BucketedDataParallel(3)
+    return True

@@ -76,6 +76,8 @@ class BucketedDataParallel(nn.Module):
             part. Default: 300.
 
     Raises:
+        TypeError: module is no nn.Module.
+        RuntimeError: torch.distributed has no process group.
         ValueError: no parameter requires a gradient, a bad argument, or ranks have different
             modules (the message names the first parameter that differs).
         NotImplementedError: a parameter's dtype or layout; named.
@@ -101,6 +103,15 @@ class BucketedDataParallel(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"BucketedDataParallel: module must be an nn.Module, got {type(module).__name__}"
+            )
+        if not dist.is_initialized():
+            raise RuntimeError(
+                "BucketedDataParallel: torch.distributed has no process group yet; start with "
+                "torchrun and call lepton_train.distributed.join_torchrun() first"
+            )
         if compression is not None and compression not in COMPRESSIONS:
             raise ValueError(
                 "BucketedDataParallel: compression must be None, 'bf16', 'int8' or 'powersgd', "
