@@ -24,6 +24,8 @@ constexpr int kBackwardRows = 64;
 
 #include "cpu/attention_math.h"
 
+#include "cpu/attention_ahead.h"
+
 #include "cpu/attention_gemm.h"
 
 #include "cpu/attention_transpose.h"

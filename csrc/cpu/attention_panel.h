@@ -10,7 +10,7 @@ using lepton::AttentionSequence;
 using lepton::AttentionTask;
 using lepton::HeadStrides;
 
-constexpr int kBlockKeys = 96;
+constexpr int kBlockKeys = 128;
 constexpr int kMaxPanels = kBlockRows / kLanes;
 
 // Hands out pieces of the scratch memory, or only counts them.
@@ -46,11 +46,6 @@ inline int64_t query_offset(const Attention& p, const AttentionTask& t, const He
   return offset_of(stride, s.q_batch, s.q_begin + row_query(s, row), row_head(p, t, row));
 }
 
-inline int64_t lse_offset(const Attention& p, const AttentionTask& t, int64_t row) {
-  const AttentionSequence& s = *t.sequence;
-  return s.q_batch * p.lse_batch + row_head(p, t, row) * p.lse_head + s.q_begin + row_query(s, row);
-}
-
 inline int64_t key_offset(const Attention& p, const AttentionTask& t, const HeadStrides& stride,
                           int64_t key) {
   const AttentionSequence& s = *t.sequence;
@@ -76,6 +71,13 @@ inline KeyRange seen_by(const Attention& p, const AttentionTask& t, int64_t quer
   return range;
 }
 
+// Floats from one widened row to the next, an odd number of cache lines: rows a power of two apart
+// would share few sets of the cache.
+inline int64_t row_floats(int64_t dim) {
+  const int64_t lines = (dim + 15) / 16;
+  return 16 * (lines + 1 - lines % 2);
+}
+
 // Widens `count` rows of keys or values.
 inline void load_keys(const Attention& p, const AttentionTask& t, const void* base,
                       const HeadStrides& stride, const float* scale,
@@ -85,9 +87,98 @@ inline void load_keys(const Attention& p, const AttentionTask& t, const void* ba
     for (int64_t j = 0; j < count; ++j) {
       const int64_t at = key_offset(p, t, stride, first + j);
       const float factor = scale ? scale[key_offset(p, t, scale_stride, first + j)] : 1.0f;
-      widen_row<dtype()>(element(base, dtype(), at), dim, factor, to + j * dim, dim);
+      widen_row<dtype()>(element(base, dtype(), at), dim, factor, to + j * row_floats(dim), dim);
     }
   });
+}
+
+inline void load_keys_and_values(const Attention& p, const AttentionTask& t, int64_t first,
+                                 int64_t count, float* keys, float* values) {
+  load_keys(p, t, p.k, p.k_stride, p.k_scale, p.k_scale_stride, first, count, p.head_dim, keys);
+  load_keys(p, t, p.v, p.v_stride, p.v_scale, p.v_scale_stride, first, count, p.value_dim, values);
+}
+
+// Packed: the widened rows of all keys, then those of all values.
+inline int64_t packed_bytes(const Attention& p, int64_t k_len) {
+  return 4 * k_len * (row_floats(p.head_dim) + row_floats(p.value_dim));
+}
+
+inline void pack(const Attention& p, const AttentionTask& t, void* packed) {
+  auto* keys = static_cast<float*>(packed);
+  float* values = keys + t.sequence->k_len * row_floats(p.head_dim);
+  load_keys_and_values(p, t, t.k_begin, t.k_end - t.k_begin,
+                       keys + t.k_begin * row_floats(p.head_dim),
+                       values + t.k_begin * row_floats(p.value_dim));
+}
+
+// The widened rows of one block of keys at a time.
+class KeyBlocks {
+ public:
+  KeyBlocks(const Attention& p, const AttentionTask& t, Arena& arena)
+      : key_row(row_floats(p.head_dim)),
+        value_row(row_floats(p.value_dim)),
+        p_(p),
+        t_(t),
+        own_keys_(arena.take<float>(t.packed ? 0 : kBlockKeys * key_row)),
+        own_values_(arena.take<float>(t.packed ? 0 : kBlockKeys * value_row)) {}
+
+  // Moves to `count` keys from `key` on.
+  void load(int64_t key, int64_t count) {
+    keys = own_keys_, values = own_values_;
+    if (!t_.packed) return load_keys_and_values(p_, t_, key, count, own_keys_, own_values_);
+    keys = static_cast<const float*>(t_.packed) + key * key_row;
+    values = static_cast<const float*>(t_.packed) + t_.sequence->k_len * key_row + key * value_row;
+  }
+
+  // The `next` keys behind this block's `count`, if they are packed.
+  void ask_ahead(int64_t count, int64_t next, RowsAhead& ahead) const {
+    if (!t_.packed) return;
+    ahead.add(keys + count * key_row, next, 4 * p_.head_dim, 4 * key_row);
+    ahead.add(values + count * value_row, next, 4 * p_.value_dim, 4 * value_row);
+  }
+
+  const float *keys = nullptr, *values = nullptr;
+  const int64_t key_row, value_row;  // floats between rows
+
+ private:
+  const Attention& p_;
+  const AttentionTask& t_;
+  float *own_keys_, *own_values_;
+};
+
+// Rows behind row `end`, at most `most`: of the task, or of the next one, with its first keys.
+inline void ask_for_rows(const Attention& p, const AttentionTask& t, int64_t end, int64_t most,
+                         RowsAhead& ahead) {
+  const AttentionTask* next = end < t.row_end ? &t : t.next;
+  if (next == nullptr) return;
+  const AttentionSequence& s = *next->sequence;
+  const int64_t row = next == &t ? end : next->row_begin;
+  const int64_t rows_left = next->row_end - row, keys_left = next->k_end - next->k_begin;
+  const auto ask = [&](const void* base, DType dtype, const HeadStrides& stride, int64_t at,
+                       int64_t rows, int64_t dim) {
+    const int64_t bytes = element_bytes(dtype);
+    ahead.add(element(base, dtype, at), rows, dim * bytes, stride.row * bytes);
+  };
+  if (rows_left > 0) {
+    const int64_t of_head = s.q_len - row_query(s, row);
+    const int64_t fewer = rows_left < most ? rows_left : most;
+    const int64_t rows = of_head < fewer ? of_head : fewer;
+    const auto ask_queries = [&](const void* base, const HeadStrides& stride, int64_t dim) {
+      ask(base, p.dtype, stride, query_offset(p, *next, stride, row), rows, dim);
+    };
+    ask_queries(p.q, p.q_stride, p.head_dim);
+    if (p.grad_out) {
+      ask_queries(p.grad_out, p.grad_out_stride, p.value_dim);
+      ask_queries(p.out, p.out_stride, p.value_dim);
+    }
+  }
+  if (next->sequence == t.sequence && next->kv_head == t.kv_head) return;
+  if (p.block_table || keys_left <= 0) return;
+  const int64_t keys = keys_left < kBlockKeys ? keys_left : kBlockKeys;
+  ask(p.k, p.kv_dtype, p.k_stride, key_offset(p, *next, p.k_stride, next->k_begin), keys,
+      p.head_dim);
+  ask(p.v, p.kv_dtype, p.v_stride, key_offset(p, *next, p.v_stride, next->k_begin), keys,
+      p.value_dim);
 }
 
 // What a panel knows about its lanes. Lanes behind the last row repeat it.
@@ -139,6 +230,11 @@ inline int64_t lane_offset(const AttentionTask& t, const HeadStrides& stride, co
                            int64_t i) {
   const AttentionSequence& s = *t.sequence;
   return offset_of(stride, s.q_batch, s.q_begin + lanes.query[i], lanes.head[i]);
+}
+
+inline int64_t lane_lse(const Attention& p, const AttentionTask& t, const Lanes& lanes, int64_t i) {
+  const AttentionSequence& s = *t.sequence;
+  return s.q_batch * p.lse_batch + lanes.head[i] * p.lse_head + s.q_begin + lanes.query[i];
 }
 
 // n values of the bias in units of log2, -inf where hidden. A finite bias stays finite.
@@ -199,11 +295,12 @@ class Scorer {
   // `keys`; false, with s untouched, if no lane sees any of them. `slope` takes the derivative of
   // the softcap.
   bool scores(const Lanes& lanes, const float* q, const float* keys, int64_t block, int64_t lo,
-              int64_t hi, float* s, float* slope) {
+              int64_t hi, float* s, float* slope, RowsAhead& ahead) {
     if (p_.bias && !load_bias(lanes, lo, hi)) return false;
     const int64_t count = hi - lo;
     float* to = s + (lo - block) * kLanes;
-    rows_times_panel(keys + (lo - block) * p_.head_dim, p_.head_dim, count, p_.head_dim, q, to);
+    const int64_t stride = row_floats(p_.head_dim);
+    rows_times_panel(keys + (lo - block) * stride, stride, count, p_.head_dim, q, to, ahead);
     if (p_.softcap > 0.0f) cap(to, count, slope ? slope + (lo - block) * kLanes : nullptr);
     if (p_.alibi) add_alibi(lanes, lo, count, to);
     if (p_.bias) add_bias(lanes, count, to);
