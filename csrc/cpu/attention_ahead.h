@@ -30,7 +30,7 @@ class RowsAhead {
     const char* row;
     int64_t rows, bytes, stride;
   };
-  Area areas_[6];
+  Area areas_[8];
   int count_ = 0, area_ = 0;
   int64_t all_ = 0, share_ = 0;
 };

@@ -1,6 +1,6 @@
 // Backward kernel. Blocks of rows pass over all their keys: the gradient of the queries stays in
 // the scratch, those of keys and values are added to float32 rows that belong to the task alone.
-// Read behind attention_panel.h.
+// Read behind attention_keys.h.
 namespace {
 
 class Backward {
@@ -59,15 +59,14 @@ class Backward {
       const int64_t count = left < kBlockKeys ? left : kBlockKeys;
       blocks_.load(key, count);
       ahead_.clear();
-      if (!of_bias) ask_ahead(end, key, count, left - count, panels);
-      int first = panels, end = 0;  // panels that see a key of the block
+      if (!of_bias) ask_ahead(begin, end, key, count, left - count);
+      int first = panels, last = -1;  // panels that see a key of the block
       for (int i = 0; i < panels; ++i) {
         if (!panel(i, key, count, of_bias)) continue;
         first = first < i ? first : i;
-        end = i + 1;
+        last = i;
       }
-      if (end == 0 || of_bias) continue;
-      add_gradients(first, end, key, count);
+      if (!of_bias) add_gradients(first, last + 1, key, count);
     }
     if (!of_bias) {
       for (int i = 0; i < panels; ++i) finish(i);
@@ -80,15 +79,16 @@ class Backward {
   }
 
   // What is wanted behind `count` keys from `key` on: the next keys and their sums, or rows.
-  void ask_ahead(int64_t end, int64_t key, int64_t count, int64_t left, int panels) {
+  void ask_ahead(int64_t begin, int64_t end, int64_t key, int64_t count, int64_t left) {
     if (left > 0) {
       const int64_t next = left < kBlockKeys ? left : kBlockKeys;
       blocks_.ask_ahead(count, next, ahead_);
       ahead_.add(grad_key(key + count), next, 4 * head_padded_, 4 * head_padded_);
       ahead_.add(grad_value(key + count), next, 4 * value_padded_, 4 * value_padded_);
     } else {
-      ask_for_rows(p_, t_, end, kRows, ahead_);
+      ask_behind(p_, t_, begin, end, kRows, ahead_);
     }
+    const int64_t panels = (end - begin + kLanes - 1) / kLanes;
     ahead_.spread(panels * (2 * tiles_of(count) + tiles_of(p_.head_dim)));
   }
 

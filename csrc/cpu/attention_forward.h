@@ -1,5 +1,5 @@
 // Forward kernel: panels of query rows, blocks of keys, softmax as it goes. Read behind
-// attention_panel.h.
+// attention_keys.h.
 namespace {
 
 // Output row, weight of the row's own sums, and lse, once all keys have been seen. `most` is the
@@ -68,7 +68,7 @@ class Forward {
       if (count < left) {
         blocks_.ask_ahead(count, left - count < kBlockKeys ? left - count : kBlockKeys, ahead_);
       } else {
-        ask_for_rows(p_, t_, end, kBlockRows, ahead_);
+        ask_behind(p_, t_, begin, end, kBlockRows, ahead_);
       }
       ahead_.spread(panels * (tiles_of(count) + tiles_of(p_.value_dim)));
       for (int i = 0; i < panels; ++i) panel(i, key, key + count);

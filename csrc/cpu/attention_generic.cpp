@@ -25,6 +25,8 @@ constexpr int kBackwardRows = 64;
 
 #include "cpu/attention_panel.h"
 
+#include "cpu/attention_keys.h"
+
 #include "cpu/attention_forward.h"
 
 #include "cpu/attention_decode.h"
