@@ -106,24 +106,46 @@ class Forward {
                         out_ + i * kLanes * p_.value_dim, ahead_);
   }
 
+  // top = the largest of `most` and `count` rows of scores. Several chains, as one would wait for
+  // the latency of each maximum.
+  static void largest(const float* s, int64_t count, const float* most, F32* top) {
+    constexpr int kChains = 4;
+    F32 chain[kChains][kVectors];
+    for (int i = 0; i < kChains; ++i) {
+      for (int v = 0; v < kVectors; ++v) chain[i][v] = f32_load(most + v * F32::width);
+    }
+    int64_t j = 0;
+    for (; j + kChains <= count; j += kChains) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kChains; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          chain[i][v] = f32_max(chain[i][v], f32_load(s + (j + i) * kLanes + v * F32::width));
+        }
+      }
+    }
+    for (; j < count; ++j) {
+      for (int v = 0; v < kVectors; ++v) {
+        chain[0][v] = f32_max(chain[0][v], f32_load(s + j * kLanes + v * F32::width));
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      top[v] = f32_max(f32_max(chain[0][v], chain[1][v]), f32_max(chain[2][v], chain[3][v]));
+    }
+  }
+
   // Scores to powers relative to the largest so far; what has been summed shrinks where that grew.
   void softmax(float* s, int64_t count, float* most, float* sum, float* out) {
     F32 top[kVectors], base[kVectors], total[kVectors], shrink[kVectors];
-    for (int v = 0; v < kVectors; ++v) top[v] = f32_load(most + v * F32::width);
-    for (int64_t j = 0; j < count; ++j) {
-      for (int v = 0; v < kVectors; ++v) {
-        top[v] = f32_max(top[v], f32_load(s + j * kLanes + v * F32::width));
-      }
-    }
-    float grew = 0.0f;
+    largest(s, count, most, top);
+    F32 grew = f32_zero();
     for (int v = 0; v < kVectors; ++v) {
       const F32 before = f32_load(most + v * F32::width);
       // A lane that sees nothing yet has -inf, which must not be subtracted from itself.
       const F32 lowest = f32_set(-3.402823466e38f);
       base[v] = f32_select_lt(top[v], lowest, f32_zero(), top[v]);
       shrink[v] = exp2_f32(f32_sub(before, base[v]));
-      const F32 moved = f32_select_lt(before, top[v], f32_set(1.0f), f32_zero());
-      grew += f32_reduce_max(moved);
+      grew = f32_select_lt(before, top[v], f32_set(1.0f), grew);
       f32_store(most + v * F32::width, top[v]);
       total[v] = f32_mul(f32_load(sum + v * F32::width), shrink[v]);
     }
@@ -136,7 +158,7 @@ class Forward {
       }
     }
     for (int v = 0; v < kVectors; ++v) f32_store(sum + v * F32::width, total[v]);
-    if (grew == 0.0f) return;
+    if (f32_reduce_max(grew) == 0.0f) return;
     for (int64_t d = 0; d < p_.value_dim; ++d) {
       for (int v = 0; v < kVectors; ++v) {
         float* at = out + d * kLanes + v * F32::width;
