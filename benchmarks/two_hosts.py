@@ -31,7 +31,8 @@ ADDRESSES = ("10.213.77.1", "10.213.77.2")
 PORT = "29653"
 LAYERS, WIDTH, BATCH, ROUNDS = 16, 1024, 32, 7
 EPOCHS, SEEDS, GLOBAL_BATCH = 3, (0, 1, 2, 3, 4), 256
-WAYS = ("ddp_fp32", "fp32", "bf16", "int8", "powersgd")
+FACTORS = "+factors"  # the default; ways without it are measured with sufficient_factors=False
+WAYS = ("ddp_fp32", "fp32", "bf16", "int8", "powersgd", "fp32+factors", "int8+factors")
 FASHION_WAYS = ("fp32", "bf16", "int8")
 
 
@@ -98,9 +99,13 @@ def wrapped(way: str, module: Any) -> Any:
 
     if way == "ddp_fp32":
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
-    compression = None if way == "fp32" else way
+    kind = way.removesuffix(FACTORS)
     return BucketedDataParallel(
-        module, shared_memory=False, compression=compression, bucket_cap_mb=8
+        module,
+        shared_memory=False,
+        compression=None if kind == "fp32" else kind,
+        bucket_cap_mb=8,
+        sufficient_factors=None if way.endswith(FACTORS) else False,
     )
 
 

@@ -16,6 +16,7 @@ from lepton_kernels.ops.attention import scaled_dot_product_attention
 from lepton_kernels.ops.bucket import (
     bucket_dequantize_,
     bucket_flatten,
+    bucket_outer_,
     bucket_quantize,
     bucket_reduce,
     bucket_squares,
@@ -53,6 +54,7 @@ __all__ = [
     "__version__",
     "bucket_dequantize_",
     "bucket_flatten",
+    "bucket_outer_",
     "bucket_quantize",
     "bucket_reduce",
     "bucket_squares",

@@ -72,3 +72,31 @@ def check_pair(
             f"ShmCommunicator.{name}: {large_name} must have {size} times the elements of "
             f"{small_name}, {small.numel() * size}, got {large.numel()}"
         )
+
+
+def check_factors(
+    name: str, product: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+) -> None:
+    """TypeError or ValueError unless left^T right has the shape of `product`."""
+    if not product.dtype.is_floating_point:
+        raise TypeError(f"ShmCommunicator.{name}: product must be of floats, got {product.dtype}")
+    if product.dim() != 2:
+        raise ValueError(
+            f"ShmCommunicator.{name}: product must have shape (rows, columns), got "
+            f"{tuple(product.shape)}"
+        )
+    capacity = left.shape[0] if left.dim() == 2 else "capacity"
+    for argument, factor, width in (
+        ("left", left, product.shape[0]),
+        ("right", right, product.shape[1]),
+    ):
+        if factor.dtype != product.dtype:
+            raise TypeError(
+                f"ShmCommunicator.{name}: {argument} must be {product.dtype} like product, got "
+                f"{factor.dtype}"
+            )
+        if tuple(factor.shape) != (capacity, width):
+            raise ValueError(
+                f"ShmCommunicator.{name}: {argument} must have shape ({capacity}, {width}), got "
+                f"{tuple(factor.shape)}"
+            )

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -248,6 +249,69 @@ class ShmCommunicator:
         number = arguments.op_number("start_all_reduce", op, bucket)
         data = arguments.flat("start_all_reduce", "bucket", bucket)
         return self._native.start_all_reduce(*data, number, norm_of)
+
+    def prepare_outer(
+        self,
+        product: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        contributed: torch.Tensor,
+        *,
+        divisor: float | None = None,
+    ) -> Callable[[int | None], int]:
+        """Check once what sums over ranks of left^T right will be computed from.
+
+        What `bucket_outer_` computes: each rank its share of the rows, written to all. Nothing
+        else is summed or sent, which is less than an all-reduce of products where terms are few.
+
+        Args:
+            product (Tensor): float32, bfloat16 or float16, shape (rows, columns), contiguous in a
+                bucket from `empty`; gets the sum by the divisor.
+            left (Tensor): dtype of product, shape (capacity, rows), likewise.
+            right (Tensor): dtype of product, shape (capacity, columns), likewise.
+            contributed (Tensor): float32, shape (1,), anywhere; set to 1 if any rank adds
+                something, else to 0.
+            divisor (float, optional): the same on every rank. Default: None, the number of ranks:
+                an average.
+
+        Returns:
+            callable: announces a sum and returns at once, with the number to pass to `wait`
+                and `squares`; till then no tensor is to be touched. Takes the rows of this rank's
+                factors, at most capacity, others may have other numbers; 0: this rank adds
+                nothing; None: this rank's summand stands in `product`. Raises ValueError for
+                other rows, ShmError where a tensor is not from `empty` or a rank failed.
+
+        Raises:
+            TypeError: dtype. ValueError: shapes or strides.
+
+        Source: sufficient factors, Xie et al., 2015, arXiv:1511.08486.
+        """
+        name = "prepare_outer"
+        arguments.check_factors(name, product, left, right)
+        tensors = {"product": product, "left": left, "right": right, "contributed": contributed}
+        at = {key: arguments.flat(name, key, value)[0] for key, value in tensors.items()}
+        rows, columns = product.shape
+        capacity, number = left.shape[0], arguments.TYPES[product.dtype]
+
+        def start(terms: int | None) -> int:
+            if terms is not None and not 0 <= terms <= capacity:
+                raise ValueError(
+                    f"ShmCommunicator.{name}: terms must be from 0 to {capacity}, or None, got "
+                    f"{terms}"
+                )
+            return self._native.start_outer(
+                at["product"],
+                at["left"],
+                at["right"],
+                rows,
+                columns,
+                -1 if terms is None else terms,
+                self.size if divisor is None else divisor,
+                at["contributed"],
+                number,
+            )
+
+        return start
 
     def progress(self) -> bool:
         """Do this rank's share of what all ranks have announced, without waiting; True if none

@@ -54,6 +54,15 @@ def reduces(rank: int, world: int, chance: random.Random) -> Act:
 
 def runs_backward(rank: int, world: int, chance: random.Random) -> Act:
     """Backward of a network of several buckets; the loss is computed outside."""
+    return _backward(sufficient_factors=False)
+
+
+def shares_factors(rank: int, world: int, chance: random.Random) -> Act:
+    """The same where ranks share the factors of all weights' gradients."""
+    return _backward(sufficient_factors=True)
+
+
+def _backward(*, sufficient_factors: bool) -> Act:
     import lepton_train as lt
     import torch
     from torch import nn
@@ -63,6 +72,7 @@ def runs_backward(rank: int, world: int, chance: random.Random) -> Act:
         nn.Sequential(*[nn.Linear(256, 256) for _ in range(8)]),
         bucket_cap_mb=0.3,
         shared_memory=True,
+        sufficient_factors=sufficient_factors,
         timeout=TIMEOUT,
     )
     x = torch.randn(16, 256)
@@ -108,6 +118,7 @@ def gathers(rank: int, world: int, chance: random.Random) -> Act:
 PHASES = {
     "all-reduce": reduces,
     "backward": runs_backward,
+    "backward, factors": shares_factors,
     "broadcast": broadcasts,
     "gather": gathers,
 }

@@ -16,10 +16,12 @@ LEPTON_TARGET_BEGIN_AVX2
 
 #include "cpu/bucket_quantize.h"
 
+#include "cpu/bucket_outer.h"
+
 namespace lepton {
 
 const BucketKernels kBucketAvx2 = {
-    "avx2", reduce, unscale, squares, convert, quantize, dequantize,
+    "avx2", reduce, unscale, squares, convert, quantize, dequantize, outer,
 };
 
 }  // namespace lepton

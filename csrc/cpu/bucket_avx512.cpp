@@ -16,10 +16,12 @@ LEPTON_TARGET_BEGIN_AVX512
 
 #include "cpu/bucket_quantize.h"
 
+#include "cpu/bucket_outer.h"
+
 namespace lepton {
 
 const BucketKernels kBucketAvx512 = {
-    "vnni", reduce, unscale, squares, convert, quantize, dequantize,
+    "vnni", reduce, unscale, squares, convert, quantize, dequantize, outer,
 };
 
 }  // namespace lepton

@@ -10,10 +10,12 @@
 
 #include "cpu/bucket_quantize.h"
 
+#include "cpu/bucket_outer.h"
+
 namespace lepton {
 
 const BucketKernels kBucketGeneric = {
-    "generic", reduce, unscale, squares, convert, quantize, dequantize,
+    "generic", reduce, unscale, squares, convert, quantize, dequantize, outer,
 };
 
 }  // namespace lepton

@@ -57,6 +57,15 @@ void register_shm_communicator(py::module_& module) {
             return self.start_all_reduce(address(data), count, type_of(type), op_of(op), squared);
           },
           release())
+      .def(
+          "start_outer",
+          [](Communicator& self, uintptr_t product, uintptr_t left, uintptr_t right, int64_t rows,
+             int64_t columns, int64_t terms, float divisor, uintptr_t contributed, int type) {
+            return self.start_outer({address(product), address(left), address(right), rows, columns,
+                                     terms, divisor, static_cast<float*>(address(contributed))},
+                                    type_of(type));
+          },
+          release())
       .def("progress", &Communicator::progress, release())
       .def("wait", &Communicator::wait, release())
       .def("squares", &Communicator::squares)

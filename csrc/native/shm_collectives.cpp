@@ -32,6 +32,56 @@ uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, Bucke
   return begin(work);
 }
 
+Communicator::Place Communicator::place_of(const void* data, int64_t count, BucketType type) const {
+  Place place{};
+  if (!locate(data, static_cast<size_t>(count * bytes_of(type)), place.segment, place.offset)) {
+    throw ShmError("the tensor does not lie in this rank's shared memory");
+  }
+  return place;
+}
+
+uint64_t Communicator::start_outer(const OuterWork& outer, BucketType type) {
+  Work work = bucket_work(Kind::bucket_outer, outer.product, outer.rows * outer.columns, type);
+  const int64_t terms = std::max<int64_t>(outer.terms, 0);
+  work.left = place_of(outer.left, terms * outer.rows, type);
+  work.right = place_of(outer.right, terms * outer.columns, type);
+  work.outer = outer;
+  return begin(work);
+}
+
+void Communicator::outer_bucket(const Work& work) {
+  BucketFactors source[kMaxRanks];
+  void* out[kMaxRanks];
+  int64_t terms = 0;
+  bool any = false;
+  for (int r = 0; r < ranks_; ++r) {
+    const int64_t brought = control_->rank[r].slots[work.number % kSlots].terms;
+    out[r] = region(work.segment, r) + work.offset;
+    source[r] = {at(work.left, r), at(work.right, r), std::max<int64_t>(brought, 0),
+                 brought == kWhole ? out[r] : nullptr};
+    terms += source[r].terms;
+    any = any || brought != 0;
+  }
+  *work.outer.contributed = any ? 1.0f : 0.0f;
+  const int64_t scratch = outer_scratch_count(terms, work.outer.columns);
+  if (outer_scratch_.size() < static_cast<size_t>(scratch)) {
+    outer_scratch_.resize(static_cast<size_t>(scratch));
+  }
+  const BucketOuter p{source,
+                      ranks_,
+                      out,
+                      ranks_,
+                      work.outer.rows,
+                      work.outer.columns,
+                      work.type,
+                      work.outer.divisor,
+                      outer_scratch_.data(),
+                      scratch};
+  const int64_t begin = work.outer.rows * rank_ / ranks_;
+  const int64_t end = work.outer.rows * (rank_ + 1) / ranks_;
+  mine().slots[work.number % kSlots].squares = kernels_()->outer(p, begin, end);
+}
+
 void Communicator::gather_slices(const void* bucket, int64_t count, BucketType type) {
   wait(begin(bucket_work(Kind::bucket_gather, bucket, count, type)));
 }

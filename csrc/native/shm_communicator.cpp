@@ -42,9 +42,9 @@ std::string describe(const Descriptor& d) {
 }  // namespace
 
 const char* kind_name(uint32_t kind) {
-  static const char* const names[] = {"barrier",    "all_reduce", "all_reduce",   "reduce_scatter",
-                                      "all_gather", "broadcast",  "gather_slices"};
-  return kind < 7 ? names[kind] : "unknown collective";
+  static const char* const names[] = {"barrier",    "all_reduce", "all_reduce",    "reduce_scatter",
+                                      "all_gather", "broadcast",  "gather_slices", "average_outer"};
+  return kind < 8 ? names[kind] : "unknown collective";
 }
 
 Mapping::Mapping(int fd, size_t bytes) : data_(nullptr), bytes_(bytes) {
@@ -220,14 +220,17 @@ uint64_t Communicator::begin(Work work) {
     kept_squares_.push_back(shared_squares(work.number - kSlots));
     if (kept_squares_.size() > kKeptSquares) kept_squares_.pop_front();
   }
-  work.descriptor = {
-      static_cast<uint32_t>(work.kind),
-      static_cast<uint32_t>(work.op),
-      static_cast<uint32_t>(work.type),
-      static_cast<uint32_t>(work.root),
-      static_cast<uint64_t>(work.count),
-      in_bucket(work.kind) ? (static_cast<uint64_t>(work.segment) << 48 | work.offset) : kNowhere};
+  work.descriptor = {static_cast<uint32_t>(work.kind),
+                     static_cast<uint32_t>(work.op),
+                     static_cast<uint32_t>(work.type),
+                     static_cast<uint32_t>(work.root),
+                     static_cast<uint64_t>(work.count),
+                     in_bucket(work.kind) ? Place{work.segment, work.offset}.word() : kNowhere,
+                     static_cast<uint64_t>(work.outer.columns),
+                     work.left.word(),
+                     work.right.word()};
   mine().slots[work.number % kSlots].descriptor = work.descriptor;
+  mine().slots[work.number % kSlots].terms = work.outer.terms;
   pending_.push_back(work);
   publish(mine().arrived, work.number);
   return work.number;
@@ -251,6 +254,7 @@ void Communicator::work_on(const Work& work) {
     case Kind::barrier: break;
     case Kind::bucket_reduce: reduce_bucket(work); break;
     case Kind::bucket_gather: gather_bucket(work); break;
+    case Kind::bucket_outer: outer_bucket(work); break;
     case Kind::stage_reduce:
     case Kind::stage_scatter: reduce_stage(work); break;
     case Kind::stage_gather:

@@ -5,6 +5,10 @@
 // its slice over all regions and writes the sum to all of them, 2 S bytes of traffic a rank for a
 // bucket of S bytes and two ranks.
 //
+// A linear layer's gradient is a product of two factors, smaller than itself where a batch has few
+// rows. Then ranks leave their factors in a segment, and each computes its rows of the sum of all
+// products and writes them to all: no rank computes a gradient of its own, and no sum is left.
+//
 // Data anywhere else passes through a stage of two buffers a rank, in pieces.
 #pragma once
 
@@ -38,6 +42,17 @@ const char* kind_name(uint32_t kind);
 struct Member {
   pid_t pid;
   uint64_t start_time;
+};
+
+// The sum over ranks of left^T right by a divisor, written to `product`; all three lie in segments.
+struct OuterWork {
+  const void* product;  // (rows, columns)
+  const void* left;     // (at least terms, rows)
+  const void* right;    // (at least terms, columns)
+  int64_t rows, columns;
+  int64_t terms;  // this rank's: 0 where it has no gradient, kWhole where `product` holds it
+  float divisor;
+  float* contributed;  // set to 1 if any rank has one, else 0, before the collective is done
 };
 
 // A mapping that every rank holds, unmapped with its last user.
@@ -82,6 +97,8 @@ class Communicator {
   // are squared and added up on the way.
   uint64_t start_all_reduce(const void* bucket, int64_t count, BucketType type, Op op,
                             int64_t squared);
+  // As start_all_reduce, of products (rows, columns); see OuterWork.
+  uint64_t start_outer(const OuterWork& outer, BucketType type);
   // Elements [first, second) of a bucket of `count` that this rank is in charge of.
   std::pair<int64_t, int64_t> slice(int64_t count) const;
   // In place on a bucket in a segment: every rank's slice is copied to all. Blocking.
@@ -119,7 +136,13 @@ class Communicator {
     stage_scatter,
     stage_gather,
     stage_broadcast,
-    bucket_gather
+    bucket_gather,
+    bucket_outer
+  };
+  struct Place {
+    int segment;
+    size_t offset;
+    uint64_t word() const { return static_cast<uint64_t>(segment) << 48 | offset; }
   };
   struct Work {
     uint64_t number;
@@ -135,6 +158,8 @@ class Communicator {
     uint8_t* to;
     int64_t stride;  // elements between the ranks' pieces of `from` or `to`
     int root;
+    OuterWork outer;
+    Place left, right;
   };
 
   void check_usable() const;
@@ -143,11 +168,12 @@ class Communicator {
   void finish_own_part();
   void check_descriptors(const Work& work);
   static bool in_bucket(Kind kind) {
-    return kind == Kind::bucket_reduce || kind == Kind::bucket_gather;
+    return kind == Kind::bucket_reduce || kind == Kind::bucket_gather || kind == Kind::bucket_outer;
   }
   Work bucket_work(Kind kind, const void* bucket, int64_t count, BucketType type) const;
   void reduce_bucket(const Work& work);
   void gather_bucket(const Work& work);
+  void outer_bucket(const Work& work);
   void reduce_stage(const Work& work);
   void copy_from_stage(const Work& work);
   bool all_reached(Counter RankState::* counter, uint64_t number) const;
@@ -156,6 +182,10 @@ class Communicator {
   double shared_squares(uint64_t number) const;
   [[noreturn]] void fail(int culprit, const std::string& message);
   bool locate(const void* data, size_t bytes, int& segment, size_t& offset) const;
+  Place place_of(const void* data, int64_t count, BucketType type) const;
+  const uint8_t* at(const Place& place, int rank) const {
+    return region(place.segment, rank) + place.offset;
+  }
   uint8_t* stage(int rank, uint64_t buffer) const;
   RankState& mine() const { return control_->rank[rank_]; }
   std::string name(int rank) const;
@@ -176,6 +206,7 @@ class Communicator {
   std::vector<Segment> segments_;
   std::deque<Work> pending_;
   std::deque<double> kept_squares_;  // of the collectives up to started_ - kSlots
+  std::vector<float> outer_scratch_;
   uint64_t started_ = 0;
   uint64_t staged_ = 0;          // collectives that used the stage
   uint64_t stage_user_[2] = {};  // the last collective that used each buffer

@@ -27,17 +27,20 @@ namespace lepton::shm {
 
 constexpr uint32_t kMagic = 0x4C50534D;  // "LPSM"
 constexpr int kMaxRanks = 128;
+constexpr int64_t kWhole = -1;
 constexpr uint64_t kSlots = 64;  // collectives between the slowest and the fastest rank
 
 // What a rank brings to a collective; equal on all ranks or the collective fails on all of them.
 struct Descriptor {
   uint32_t kind, op, type, root;
   uint64_t count;
-  uint64_t place;  // where in shared memory, or ~0
+  uint64_t place;                 // where in shared memory, or ~0
+  uint64_t columns, left, right;  // of a product of factors: its width, and where the factors are
 
   bool operator==(const Descriptor& other) const {
     return kind == other.kind && op == other.op && type == other.type && root == other.root &&
-           count == other.count && place == other.place;
+           count == other.count && place == other.place && columns == other.columns &&
+           left == other.left && right == other.right;
   }
 };
 
@@ -49,6 +52,7 @@ struct alignas(64) Counter {
 
 struct alignas(64) Slot {
   Descriptor descriptor;
+  int64_t terms;  // of this rank's factors; 0: it brings nothing; kWhole: the whole product
   // Of the slice that this rank wrote: written once all have arrived, so after who begins the
   // collective kSlots later has read it.
   double squares;

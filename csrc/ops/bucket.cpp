@@ -277,6 +277,42 @@ void bucket_dequantize(const Tensor& out, const Tensor& q, const Tensor& scale, 
       0, blocks, grain, [&](int64_t begin, int64_t end) { kernels.dequantize(p, begin, end); });
 }
 
+void bucket_outer(const Tensor& out, const std::vector<Tensor>& left,
+                  const std::vector<Tensor>& right, double divisor) {
+  constexpr const char* kOp = "bucket_outer_";
+  const BucketType type = type_of(kOp, "out", out);
+  LEPTON_CHECK(out.dim() == 2 && out.is_contiguous(), kOp,
+               ": out must be contiguous of shape (rows, columns), got ", tuple(out.sizes()));
+  LEPTON_CHECK(left.size() == right.size(), kOp, ": left and right must be of one length");
+  const int64_t rows = out.size(0), columns = out.size(1);
+  int64_t terms = 0;
+  std::vector<BucketFactors> sources;
+  std::vector<Tensor> kept;
+  for (size_t i = 0; i < left.size(); ++i) {
+    for (const Tensor* factor : {&left[i], &right[i]}) {
+      LEPTON_CHECK(factor->dim() == 2 && factor->scalar_type() == out.scalar_type() &&
+                       factor->size(0) == left[i].size(0) &&
+                       factor->size(1) == (factor == &left[i] ? rows : columns),
+                   kOp, ": factors must be like out and of shapes (terms, ", rows, ") and (terms, ",
+                   columns, ")");
+      kept.push_back(factor->is_contiguous() ? *factor : torch::stable::contiguous(*factor));
+    }
+    sources.push_back(
+        {kept[2 * i].const_data_ptr(), kept[2 * i + 1].const_data_ptr(), left[i].size(0), nullptr});
+    terms += left[i].size(0);
+  }
+  void* to[1] = {out.mutable_data_ptr()};
+  const int64_t scratch_count = outer_scratch_count(terms, columns);
+  const BucketKernels& kernels = choose_bucket_kernels();
+  // Every task lays the right factors out anew: some hundred rows repay that.
+  torch::stable::parallel_for(0, rows, 120, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(static_cast<size_t>(scratch_count));
+    kernels.outer({sources.data(), static_cast<int32_t>(sources.size()), to, 1, rows, columns, type,
+                   static_cast<float>(divisor), scratch.data(), scratch_count},
+                  begin, end);
+  });
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(lepton, CPU, m) {
@@ -287,6 +323,7 @@ STABLE_TORCH_LIBRARY_IMPL(lepton, CPU, m) {
   m.impl("bucket_squares", TORCH_BOX(&bucket_squares));
   m.impl("bucket_quantize", TORCH_BOX(&bucket_quantize));
   m.impl("bucket_dequantize_", TORCH_BOX(&bucket_dequantize));
+  m.impl("bucket_outer_", TORCH_BOX(&bucket_outer));
 }
 
 }  // namespace lepton

@@ -54,6 +54,41 @@ struct BucketDequantize {
   bool fp8;
 };
 
+// What one rank brings to a linear layer's gradient: its factors, (terms, rows) the gradients of
+// the layer's outputs and (terms, columns) its inputs; or the whole gradient; or nothing.
+struct BucketFactors {
+  const void* left;
+  const void* right;
+  int64_t terms;
+  const void* product;  // null: none; else terms is 0
+};
+
+// out[o] (rows, columns) = (sum of the products, then of left^T right, in order) / divisor, for
+// every output o, which may be a product. Added in fp32 and rounded once.
+struct BucketOuter {
+  // The largest tile of any instruction set.
+  static constexpr int64_t kMostRows = 6, kMostColumns = 64;
+
+  const BucketFactors* source;
+  int32_t sources;
+  void* const* out;
+  int32_t outputs;
+  int64_t rows, columns;
+  BucketType type;
+  float divisor;
+  float* scratch;
+  int64_t scratch_count;  // at least outer_scratch_count(all terms, columns)
+};
+
+// Floats in which the factors are laid out anew: a part of the L2, or one panel.
+inline int64_t outer_scratch_count(int64_t terms, int64_t columns) {
+  constexpr int64_t kTile = BucketOuter::kMostColumns, kPart = int64_t{1} << 17;
+  const int64_t all = (columns + kTile - 1) / kTile * kTile;
+  const int64_t fit = terms == 0 ? all : kPart / terms / kTile * kTile;
+  const int64_t block = fit < kTile ? kTile : fit < all ? fit : all;
+  return terms * (block + BucketOuter::kMostRows) + 2 * 16;  // two alignments
+}
+
 // What an instruction set brings. Ranges are in elements; quantisation counts blocks.
 struct BucketKernels {
   const char* isa;
@@ -67,6 +102,8 @@ struct BucketKernels {
                   int64_t count);
   void (*quantize)(const BucketQuantize&, int64_t begin, int64_t end);
   void (*dequantize)(const BucketDequantize&, int64_t begin, int64_t end);
+  // Rows [begin, end); returns the sum of squares of what was written.
+  double (*outer)(const BucketOuter&, int64_t begin, int64_t end);
 };
 
 }  // namespace lepton

@@ -89,6 +89,31 @@ def check_quantized(
     _check_contiguous(op, "scale", scale)
 
 
+def check_factors(
+    op: str, out: torch.Tensor, left: Sequence[torch.Tensor], right: Sequence[torch.Tensor]
+) -> None:
+    """A matrix, and pairs of factors whose products have its shape."""
+    check_tensor(op, "out", out)
+    check_dtype(op, "out", out, FLOATS)
+    if out.dim() != 2:
+        shape_error(op, "out", "(rows, columns)", out.shape)
+    _check_contiguous(op, "out", out)
+    if len(left) != len(right):
+        raise ValueError(
+            f"{op}: right must hold as many tensors as left, {len(left)}, got {len(right)}"
+        )
+    for name, factors, side in (("left", left, 0), ("right", right, 1)):
+        for i, factor in enumerate(factors):
+            argument = f"{name}[{i}]"
+            check_tensor(op, argument, factor)
+            check_dtype(op, argument, factor, (out.dtype,))
+            check_device(op, argument, factor, out)
+            terms = left[i].shape[0] if left[i].dim() == 2 else "terms"
+            width = out.shape[side]
+            if factor.dim() != 2 or (terms, width) != tuple(factor.shape):
+                shape_error(op, argument, f"({terms}, {width})", factor.shape, "to match out")
+
+
 def _check_vector(op: str, argument: str, tensor: torch.Tensor) -> None:
     if tensor.dim() != 1:
         shape_error(op, argument, "(elements,)", tensor.shape)

@@ -9,6 +9,7 @@ import torch
 
 from lepton_kernels import _dispatch
 from lepton_kernels.ops._bucket_checks import (
+    check_factors,
     check_flat,
     check_floats,
     check_one_dtype,
@@ -75,6 +76,15 @@ def _fake_dequantize(
     check_quantized("bucket_dequantize_", out, q, scale, block)
 
 
+def _fake_outer(
+    out: torch.Tensor,
+    left: Sequence[torch.Tensor],
+    right: Sequence[torch.Tensor],
+    divisor: float,
+) -> None:
+    check_factors("bucket_outer_", out, left, right)
+
+
 def _checked(fake: Any, body: Any) -> Any:
     def run(*arguments: Any) -> Any:
         fake(*arguments)
@@ -121,6 +131,12 @@ _CONTRACTS = (
         " bool accumulate) -> ()",
         reference.bucket_dequantize_,
         _fake_dequantize,
+    ),
+    (
+        "bucket_outer_",
+        "(Tensor(a!) out, Tensor[] left, Tensor[] right, float divisor) -> ()",
+        reference.bucket_outer_,
+        _fake_outer,
     ),
 )
 for _name, _schema, _body, _fake in _CONTRACTS:
@@ -316,6 +332,46 @@ def bucket_dequantize_(
     check_quantized(op, out, q, scale, block)
     with torch.no_grad():
         _call[op]((), out, q, scale, block, fp8, factor, accumulate)
+    return out
+
+
+def bucket_outer_(
+    out: torch.Tensor,
+    left: Sequence[torch.Tensor],
+    right: Sequence[torch.Tensor],
+    *,
+    divisor: float = 1.0,
+) -> torch.Tensor:
+    """Add up products of factors: the gradient of a linear layer's weight over several ranks.
+
+    With few rows in a batch a rank's two factors are smaller than its gradient, and cheaper to
+    send. On the CPU every element is added up term by term with one fused multiply-add each: the
+    same bits on every CPU and for any number of threads.
+
+    Args:
+        out (Tensor): what to write, float32, bfloat16 or float16, shape (rows, columns),
+            contiguous.
+        left (Sequence[Tensor]): a rank's gradients of the layer's outputs, dtype of out, shape
+            (terms, rows); terms may differ from rank to rank.
+        right (Sequence[Tensor]): its inputs, dtype of out, shape (terms, columns).
+        divisor (float): of the sum. Default: 1.
+
+    Returns:
+        Tensor: `out`, the sum of left^T right divided by divisor; added in fp32, rounded once.
+
+    Raises:
+        TypeError: not tensors, or another dtype. ValueError: shapes, strides or devices.
+
+    Source: sufficient factors, Xie et al., 2015, arXiv:1511.08486.
+
+    Example:
+        >>> import torch, lepton_kernels as lk
+        >>> lk.bucket_outer_(torch.empty(1, 2), [torch.ones(3, 1)], [torch.ones(3, 2)])
+        tensor([[3., 3.]])
+    """
+    check_factors("bucket_outer_", out, left, right)
+    with torch.no_grad():
+        _call["bucket_outer_"]((), out, list(left), list(right), divisor)
     return out
 
 

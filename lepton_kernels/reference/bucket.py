@@ -115,3 +115,16 @@ def bucket_dequantize_(
     levels = q.view(torch.float8_e4m3fn).float() if fp8 else q.float()
     values = levels * scale.repeat_interleave(block)[: q.numel()] * factor
     out.copy_(out.float() + values if accumulate else values)
+
+
+def bucket_outer_(
+    out: torch.Tensor,
+    left: Sequence[torch.Tensor],
+    right: Sequence[torch.Tensor],
+    divisor: float,
+) -> None:
+    """out = (sum of left^T right) / divisor, added in fp32, rounded once."""
+    total = torch.zeros(out.shape, dtype=torch.float32, device=out.device)
+    for a, b in zip(left, right, strict=True):
+        total.addmm_(a.float().t(), b.float())
+    out.copy_(total / divisor)

@@ -323,8 +323,8 @@ def test_bucket_family_compares_every_row(native, tmp_path):
         (case, impl): True
         for case, impls in {
             "all_reduce/64KB": ["lepton", "lepton_copied", "gloo"],
-            "step/linear16": ["lepton", "ddp", "alone"],
-            "step/transformer6": ["lepton", "ddp", "alone"],
+            "step/linear16": ["lepton", "lepton_sums", "ddp", "alone"],
+            "step/transformer6": ["lepton", "lepton_sums", "ddp", "alone"],
         }.items()
         for impl in impls
     }

@@ -20,6 +20,7 @@ FAMILY = "bucket"
 ROLES = {
     "lepton": "ours",
     "lepton_copied": "ours",
+    "lepton_sums": "ours",
     "gloo": "peer",
     "ddp": "peer",
     "alone": "float",

@@ -113,12 +113,14 @@ def _wanted(module: nn.Module, inputs: list[torch.Tensor]) -> list[torch.Tensor]
 
 
 def step_case(comm: lk.ShmCommunicator, model: str, seconds: float) -> dict[str, Any]:
-    """Forward and backward: alone, wrapped by lepton, wrapped by DDP; each rank its own input."""
+    """Forward and backward: alone, wrapped by lepton with factors shared where they pay (the
+    default) and with sums only, wrapped by DDP; each rank its own input."""
     torch.manual_seed(0)
     alone, like = MODELS[model]()
     inputs = [torch.randn_like(like) for _ in range(comm.size)]
     x = inputs[comm.rank]
     ours = BucketedDataParallel(copy.deepcopy(alone))
+    sums = BucketedDataParallel(copy.deepcopy(alone), sufficient_factors=False)
     ddp = nn.parallel.DistributedDataParallel(copy.deepcopy(alone), gradient_as_bucket_view=True)
 
     def step(module: nn.Module) -> Callable[[], None]:
@@ -128,7 +130,7 @@ def step_case(comm: lk.ShmCommunicator, model: str, seconds: float) -> dict[str,
 
         return run
 
-    modules = {"lepton": ours, "ddp": ddp, "alone": alone}
+    modules = {"lepton": ours, "lepton_sums": sums, "ddp": ddp, "alone": alone}
     calls = {name: step(module) for name, module in modules.items()}
     for call in calls.values():
         call()  # the first backward orders the buckets
@@ -139,6 +141,7 @@ def step_case(comm: lk.ShmCommunicator, model: str, seconds: float) -> dict[str,
         for name, module in modules.items()
     }
     ours.close()
+    sums.close()
     return {"seconds": medians, "match": match}
 
 

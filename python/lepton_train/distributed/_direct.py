@@ -17,8 +17,10 @@ from torch import nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
-# Gives the part of a bucket that a weight's gradient may be written to now, or None.
-Target = Callable[[torch.Tensor], "torch.Tensor | None"]
+# Takes a weight, the gradients of its layer's outputs and the inputs, both of shape (rows, width),
+# and gives the tensor that holds their product now or will before backward ends; or None.
+Target = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], "torch.Tensor | None"]
+GradientOf = Callable[[int, torch.Tensor, torch.Tensor], "torch.Tensor | None"]
 _TARGET = "_lepton_target"
 
 
@@ -82,30 +84,28 @@ class _Linear(torch.autograd.Function):
         of_weight = None
         if need_weight:
             inputs = x.reshape(-1, x.shape[-1])
-            place = None if torch.is_grad_enabled() else ctx.target(weight)
-            if place is None:
+            if not torch.is_grad_enabled():
+                of_weight = ctx.target(weight, rows, inputs)
+            if of_weight is None:
                 of_weight = rows.t().mm(inputs)
-            else:
-                # A tensor of its own on the same memory: one that nobody else holds is taken as
-                # the gradient, not copied.
-                of_weight = torch.mm(rows.t(), inputs, out=place.detach())
         return of_x, of_weight, rows.sum(0) if need_bias else None, None
 
 
 class DirectGradients:
-    """Has the linear layers of a module write their weights' gradients to `views`.
+    """Has the linear layers of a module hand their weights' gradients over as factors.
 
     Args:
         module (nn.Module): the layers of class nn.Linear itself, of dense weights, are changed.
         index_of (dict): of the parameters that are reduced.
-        view_of (callable): index to the part of a bucket, or None where it may not be written.
+        gradient_of (callable): index and the two factors to the gradient, or None where the
+            caller is to compute it.
     """
 
     def __init__(
         self,
         module: nn.Module,
         index_of: dict[torch.Tensor, int],
-        view_of: Callable[[int], torch.Tensor | None],
+        gradient_of: GradientOf,
     ) -> None:
         self._layers: list[nn.Linear] = []
         for layer in module.modules():
@@ -114,7 +114,7 @@ class DirectGradients:
             index = index_of.get(layer.weight)
             if index is None or not layer.weight.is_contiguous():
                 continue
-            layer.__dict__[_TARGET] = _target(layer.weight, index, view_of)
+            layer.__dict__[_TARGET] = _target(layer.weight, index, gradient_of)
             layer.__class__ = _DirectLinear
             self._layers.append(layer)
 
@@ -126,22 +126,24 @@ class DirectGradients:
         self._layers = []
 
 
-def _target(
-    weight: torch.Tensor, index: int, view_of: Callable[[int], torch.Tensor | None]
-) -> Target:
+def _target(weight: torch.Tensor, index: int, gradient_of: GradientOf) -> Target:
     held = weakref.ref(weight)
-    views = weakref.WeakMethod(view_of)  # a closed wrapper may go
+    method = weakref.WeakMethod(gradient_of)  # a closed wrapper may go
+    # Held, the weight has the same node in every graph; asking anew makes a view each time.
+    node = get_gradient_edge(weight).node
 
-    def place(weight: torch.Tensor) -> torch.Tensor | None:
-        parameter, view = held(), views()
-        if parameter is not weight or view is None or parameter.grad is not None:
+    def gradient(
+        weight: torch.Tensor, rows: torch.Tensor, inputs: torch.Tensor
+    ) -> torch.Tensor | None:
+        parameter, gradient_of = held(), method()
+        if parameter is not weight or gradient_of is None or parameter.grad is not None:
             return None
         try:
             # False or an error in torch.autograd.grad, whose result belongs to the caller.
-            if not torch._C._will_engine_execute_node(get_gradient_edge(parameter).node):
+            if not torch._C._will_engine_execute_node(node):
                 return None
         except RuntimeError:
             return None
-        return view(index)
+        return gradient_of(index, rows, inputs)
 
-    return place
+    return gradient

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd import Variable
 
 from lepton_train.distributed._buckets import BucketSet
+from lepton_train.distributed._factors import FactoredBucket, agreed_rows
 from lepton_train.distributed._transport import ShmTransport, Transport
 
 _FIRST_BYTES = 1 << 20
@@ -43,6 +44,7 @@ class Reducer:
         transport: Transport,
         cap_bytes: int,
         overlap: bool,
+        sufficient_factors: bool | None = None,
     ) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
@@ -50,6 +52,7 @@ class Reducer:
         self.overlap = overlap
         self._transport = transport
         self._cap_bytes = cap_bytes
+        self._sufficient_factors = sufficient_factors
         self.steps = 0  # synchronised backwards
         count = len(named)
         self._set = self._fill(range(count)[::-1])
@@ -61,7 +64,10 @@ class Reducer:
         self._fired = [0] * count
         self._waiting: list[int] = []
         self._next = 0
-        self._written = [False] * count  # by a linear layer's backward
+        # Rows from which a linear layer's backward made a gradient straight in its bucket.
+        self._rows: list[int | None] = [None] * count
+        self._copied = [False] * count  # a gradient that was made elsewhere, or added to
+        self._early: set[int] = set()  # weights with a gradient before the wrapper's output had one
         self._squares: list[float] | None = None
         self._finish_seconds = 0.0
         self._handles = [
@@ -69,9 +75,26 @@ class Reducer:
             for i, parameter in enumerate(self.parameters)
         ]
 
-    def _fill(self, order: Iterable[int]) -> BucketSet:
-        first = min(_FIRST_BYTES, self._cap_bytes)
-        return BucketSet(self.parameters, self._transport, list(order), first, self._cap_bytes)
+    def _fill(
+        self, order: Iterable[int], factor_rows: Mapping[int, int] | None = None
+    ) -> BucketSet:
+        first, cap = min(_FIRST_BYTES, self._cap_bytes), self._cap_bytes
+        return BucketSet(self.parameters, self._transport, list(order), first, cap, factor_rows)
+
+    def _agree_on_factors(self) -> dict[int, int]:
+        """Weights whose gradient came from one linear layer on every rank, of few rows."""
+        if not self.overlap:
+            return {}
+        alone = [
+            rows if rows is not None and fired == 1 and not copied else 0
+            for rows, fired, copied in zip(self._rows, self._fired, self._copied, strict=True)
+        ]
+        everyone = self._transport.gather(torch.tensor(alone, dtype=torch.int64))
+        limits = [
+            self._transport.most_rows(p, self._sufficient_factors) if p.dim() == 2 else 0
+            for p in self.parameters
+        ]
+        return agreed_rows(everyone, limits)
 
     def watch(self, output: Any) -> None:
         """See the backward of `output` begin.
@@ -99,6 +122,10 @@ class Reducer:
                 "others; the ranks no longer agree: restart from a checkpoint"
             )
         self._active = False
+        self._early.clear()
+        for bucket in self._set.buckets:
+            if isinstance(bucket, FactoredBucket):
+                bucket.multiply()
 
     def _begin(self, _: Any = None) -> None:
         self._forget_failed_backward()
@@ -106,23 +133,53 @@ class Reducer:
             return
         self._active = True
         self._squares = None
-        self._arrivals = []
-        self._fired = [0] * len(self.parameters)
-        self._written = [False] * len(self.parameters)
+        self._begin_empty()
         self._next = 0
         self._waiting = [len(bucket.members) for bucket in self._set.buckets]
         running = _Pass(self._end)
         self._pass = weakref.ref(running)
         Variable._execution_engine.queue_callback(running)
 
-    def place_of(self, index: int) -> torch.Tensor | None:
-        """Where backward may write the gradient of a parameter that has none: once, as a weight
-        used twice gets two; not outside a backward of the wrapper's output."""
-        bucket_started = self._set.bucket_of[index] < self._next
-        if not self._active or self._written[index] or bucket_started:
+    def gradient_of(
+        self, index: int, rows: torch.Tensor, inputs: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The gradient of a linear layer's weight, in its bucket: now, or once it is averaged.
+
+        None where the bucket may not be written: outside a backward of the wrapper's output, and
+        for a weight used twice, which gets two gradients.
+        """
+        bucket = self._set.buckets[self._set.bucket_of[index]]
+        if not self._active:
+            self._early.add(index)
             return None
-        self._written[index] = True
-        return self._set.views[index]
+        if self._set.bucket_of[index] < self._next:
+            return None
+        if self._rows[index] is not None:
+            if isinstance(bucket, FactoredBucket):
+                bucket.multiply()  # autograd adds the other to it
+            return None
+        self._rows[index] = rows.shape[0]
+        # A tensor of its own on the same memory: one that nobody else holds is taken as the
+        # gradient, not copied.
+        view = self._set.views[index].detach()
+        if (
+            isinstance(bucket, FactoredBucket)
+            and self._may_wait(index)
+            and bucket.take(rows, inputs)
+        ):
+            return view
+        return torch.mm(rows.t(), inputs, out=view)
+
+    def _may_wait(self, index: int) -> bool:
+        """Whether nobody looks at this gradient before it is averaged."""
+        parameter = self.parameters[index]
+        return (
+            self.sync
+            and index not in self._early
+            and not parameter._backward_hooks
+            and len(parameter._post_accumulate_grad_hooks or ()) == 1  # ours
+            and not torch.is_anomaly_enabled()
+        )
 
     def _hook(self, index: int) -> Callable[[torch.Tensor], None]:
         def arrived(parameter: torch.Tensor) -> None:
@@ -150,7 +207,15 @@ class Reducer:
                 f"{gradient.layout}; supported: dense (Embedding(sparse=False))"
             )
         if gradient.data_ptr() != view.data_ptr():
+            bucket = self._set.buckets[self._set.bucket_of[index]]
+            if isinstance(bucket, FactoredBucket) and bucket.taken is not None:
+                raise RuntimeError(
+                    f"BucketedDataParallel: {self.names[index]} is used outside its nn.Linear in "
+                    "this backward, and was not in the first one; wrap with "
+                    "sufficient_factors=False"
+                )
             view.copy_(gradient.detach())
+            self._copied[index] = True
         parameter.grad = view
 
     def _arrived(self, index: int) -> None:
@@ -178,6 +243,12 @@ class Reducer:
 
     def _start(self, index: int) -> None:
         bucket = self._set.buckets[index]
+        self._next = index + 1
+        if isinstance(bucket, FactoredBucket):
+            absent = self.parameters[bucket.members[0]].grad is None
+            self._transport.start_factors(bucket, 0 if absent else bucket.taken)
+            bucket.taken = None
+            return
         flags = [float(self.parameters[i].grad is not None) for i in bucket.members]
         if all(flags):
             bucket.flags.fill_(1.0)
@@ -185,11 +256,11 @@ class Reducer:
             bucket.flags.copy_(torch.tensor(flags))
         views = [self._set.views[i] for i in bucket.members]
         self._transport.start(index, bucket.flat, bucket.payload, views)
-        self._next = index + 1
 
     def _end(self) -> None:
         """At the end of backward: start what is left, wait for all, hand gradients out."""
         self._active = False
+        self._early.clear()
         if not self.sync:
             return
         for i, fired in enumerate(self._fired):
@@ -230,7 +301,7 @@ class Reducer:
         self._transport.broadcast(order, 0)
         self._expected = [max(fired, 1) for fired in self._fired]
         old = self._set
-        new = self._fill(order.tolist())
+        new = self._fill(order.tolist(), self._agree_on_factors())
         for i, parameter in enumerate(self.parameters):
             new.views[i].copy_(old.views[i])
             if parameter.grad is not None:
@@ -245,8 +316,11 @@ class Reducer:
         for bucket in self._set.buckets:
             bucket.flat.zero_()
         for index, bucket in enumerate(self._set.buckets):
-            views = [self._set.views[i] for i in bucket.members]
-            self._transport.start(index, bucket.flat, bucket.payload, views)
+            if isinstance(bucket, FactoredBucket):
+                self._transport.start_factors(bucket, 0)
+            else:
+                views = [self._set.views[i] for i in bucket.members]
+                self._transport.start(index, bucket.flat, bucket.payload, views)
         self._squares = self._transport.finish()
         self.steps += 1
         for i, parameter in enumerate(self.parameters):
@@ -255,8 +329,11 @@ class Reducer:
             self._learn()
 
     def _begin_empty(self) -> None:
+        count = len(self.parameters)
         self._arrivals = []
-        self._fired = [0] * len(self.parameters)
+        self._fired = [0] * count
+        self._rows = [None] * count
+        self._copied = [False] * count
 
     @torch.no_grad()
     def clip(self, max_norm: float) -> torch.Tensor:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
 import lepton_kernels as lk
-from lepton_train.distributed._power_sgd import PowerSgd
-from lepton_train.distributed._two_shot import KINDS, InOrder, Pipeline, all_gather_flat
+from lepton_train.distributed._factors import FactoredBucket, Factors, most_rows_on_a_host
+from lepton_train.distributed._group_transport import POWER_SGD, GroupTransport, split_started
+from lepton_train.distributed._hosts_transport import HostsTransport
+from lepton_train.distributed._two_shot import KINDS
 
-POWER_SGD = "powersgd"
 COMPRESSIONS = (*KINDS, POWER_SGD)
-_BLOCK = 256
-_LINE = 64  # elements: whole cache lines
-_Item = TypeVar("_Item")
-
-
-def _split(started: list[_Item], count: int | None) -> tuple[list[_Item], list[_Item]]:
-    count = len(started) if count is None else count
-    return started[:count], started[count:]
 
 
 class Transport(Protocol):
@@ -42,6 +33,20 @@ class Transport(Protocol):
     ) -> None:
         """Announce bucket `index`; the norm covers its first `payload` elements, of which `views`
         are the gradients."""
+
+    def most_rows(self, weight: torch.Tensor, wanted: bool | None) -> int:
+        """Rows of a rank's batch up to which the gradient of a linear layer's weight travels as
+        factors; 0: never. The same on every rank."""
+
+    def allocate_factors(self, weight: torch.Tensor, capacity: int) -> Factors:
+        """Memory for factors of up to `capacity` rows; collective."""
+
+    def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
+        """Announce the average of a weight's gradients: this rank has left `terms` rows in the
+        bucket's factors, or for None the product in the bucket."""
+
+    def gather(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Every rank's vector of int64, shape (ranks, numel); collective."""
 
     def progress(self) -> None:
         """Move what was started along, without waiting."""
@@ -91,6 +96,29 @@ class ShmTransport:
         """See Transport."""
         self._numbers.append(self.comm.start_all_reduce(flat, "avg", norm_of=payload))
 
+    def most_rows(self, weight: torch.Tensor, wanted: bool | None) -> int:
+        """See Transport."""
+        return most_rows_on_a_host(weight, self.comm.size, wanted)
+
+    def allocate_factors(self, weight: torch.Tensor, capacity: int) -> Factors:
+        """See Transport."""
+        memory = self.comm.empty(Factors.numel(weight, capacity), weight.dtype)
+        return Factors.cut(memory, weight, capacity)
+
+    def start_factors(self, bucket: FactoredBucket, terms: int | None) -> None:
+        """See Transport."""
+        factors = bucket.factors
+        if bucket.start is None:
+            bucket.start = self.comm.prepare_outer(
+                bucket.view, factors.left, factors.right, bucket.flags
+            )
+        self._numbers.append(bucket.start(terms))
+
+    def gather(self, numbers: torch.Tensor) -> torch.Tensor:
+        """See Transport."""
+        everyone = numbers.new_empty(self.comm.size * numbers.numel())
+        return self.comm.all_gather(everyone, numbers).view(self.comm.size, -1)
+
     def progress(self) -> None:
         """See Transport."""
         self.comm.progress()
@@ -109,7 +137,7 @@ class ShmTransport:
 
     def finish(self, count: int | None = None) -> list[float]:
         """See Transport."""
-        numbers, self._numbers = _split(self._numbers, count)
+        numbers, self._numbers = split_started(self._numbers, count)
         squares = []
         for number in numbers:
             self.comm.wait(number)
@@ -126,169 +154,6 @@ class ShmTransport:
     def close(self) -> None:
         """See Transport."""
         self.comm.close()
-
-
-class _ShardsOfGroup:
-    """Parts of one size, gathered by torch.distributed."""
-
-    _group: dist.ProcessGroup | None
-    _device: torch.device
-
-    def shard(self, numel: int) -> tuple[int, int]:
-        """See Transport."""
-        part = numel // dist.get_world_size(self._group)
-        rank = dist.get_rank(self._group)
-        return rank * part, (rank + 1) * part
-
-    def allocate_shards(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
-        """See Transport."""
-        unit = _LINE * dist.get_world_size(self._group)
-        return torch.zeros(math.ceil(numel / unit) * unit, dtype=dtype, device=self._device)
-
-    def gather_shards(self, flat: torch.Tensor) -> None:
-        """See Transport."""
-        begin, end = self.shard(flat.numel())
-        all_gather_flat(flat, flat[begin:end].clone(), self._group)
-
-
-class GroupTransport(_ShardsOfGroup):
-    """torch.distributed (gloo, NCCL, MPI), compressed where asked for."""
-
-    def __init__(
-        self,
-        group: dist.ProcessGroup | None,
-        compression: str | None,
-        device: torch.device,
-    ) -> None:
-        self.kind = f"torch.distributed ({dist.get_backend(group)})"
-        self._group = group
-        self._world = dist.get_world_size(group)
-        self._device = device
-        self._started: list[tuple[Sequence[Any], torch.Tensor, int]] = []
-        power = compression == POWER_SGD
-        self._power = PowerSgd(group) if power else None
-        self._thread = InOrder() if power else None
-        self._pipeline = Pipeline(compression, group) if compression and not power else None
-
-    def allocate(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
-        """See Transport."""
-        return torch.zeros(numel, dtype=dtype, device=self._device)
-
-    def release(self, flat: torch.Tensor) -> None:
-        """See Transport: torch frees it."""
-
-    def start(
-        self, index: int, flat: torch.Tensor, payload: int, views: Sequence[torch.Tensor] = ()
-    ) -> None:
-        """See Transport."""
-        waits: Sequence[Any]
-        if self._pipeline is not None:
-            waits = self._pipeline.submit(flat, index)
-        elif self._power is not None and self._thread is not None:
-            power = self._power
-            job = partial(power.average_, flat, index, payload, views)
-            waits = [self._thread.submit(job)]
-        else:
-            flat.div_(self._world)
-            waits = [dist.all_reduce(flat, group=self._group, async_op=True)]
-        self._started.append((waits, flat, payload))
-
-    def progress(self) -> None:
-        """See Transport: torch's own threads do the work."""
-
-    def finish(self, count: int | None = None) -> list[float]:
-        """See Transport."""
-        started, self._started = _split(self._started, count)
-        squares = []
-        for waits, flat, payload in started:
-            for pending in waits:
-                pending.wait()
-            squares.append(lk.bucket_squares([flat[:payload]]).item())
-        if self._power is not None:
-            self._power.end_step()
-        return squares
-
-    def forget(self) -> None:
-        """See Transport."""
-        if self._pipeline is not None:
-            self._pipeline.forget()
-        if self._power is not None:
-            self._power = PowerSgd(self._group)
-
-    def broadcast(self, tensor: torch.Tensor, src: int) -> None:
-        """See Transport."""
-        root = dist.get_global_rank(self._group, src) if self._group else src
-        dist.broadcast(tensor, root, group=self._group)
-
-    def close(self) -> None:
-        """See Transport."""
-
-
-class HostsTransport(_ShardsOfGroup):
-    """Several hosts with as many ranks each: sums through shared memory inside a host, then each
-    rank averages its share with its like on the other hosts, then the shares are gathered."""
-
-    def __init__(
-        self,
-        comm: lk.ShmCommunicator,
-        group: dist.ProcessGroup | None,
-        across: dist.ProcessGroup,
-        compression: str | None,
-    ) -> None:
-        self.kind = "shared memory inside, torch.distributed between hosts"
-        self._comm = comm
-        self._group = group
-        self._device = torch.device("cpu")
-        self._between = GroupTransport(across, compression, torch.device("cpu"))
-        self._started: list[tuple[int, int, torch.Tensor, int]] = []
-
-    def allocate(self, numel: int, dtype: torch.dtype) -> torch.Tensor:
-        """See Transport; a whole number of shares."""
-        unit = _BLOCK * self._comm.size  # no block of compression spans two shares
-        return self._comm.empty(math.ceil(numel / unit) * unit, dtype)
-
-    def release(self, flat: torch.Tensor) -> None:
-        """See Transport."""
-        self._comm.free(flat)
-
-    def start(
-        self, index: int, flat: torch.Tensor, payload: int, views: Sequence[torch.Tensor] = ()
-    ) -> None:
-        """See Transport."""
-        self._started.append((self._comm.start_all_reduce(flat, "avg"), index, flat, payload))
-
-    def progress(self) -> None:
-        """See Transport."""
-        self._comm.progress()
-
-    def finish(self, count: int | None = None) -> list[float]:
-        """See Transport."""
-        started, self._started = _split(self._started, count)
-        shares = []
-        for number, index, flat, _ in started:
-            self._comm.wait(number)
-            count = flat.numel() // self._comm.size
-            shares.append(flat[self._comm.rank * count : (self._comm.rank + 1) * count])
-            self._between.start(index, shares[-1], 0)
-        self._between.finish()
-        squares = []
-        for (_, _, flat, payload), share in zip(started, shares, strict=True):
-            self._comm.all_gather(flat, share)
-            squares.append(lk.bucket_squares([flat[:payload]]).item())
-        return squares
-
-    def forget(self) -> None:
-        """See Transport."""
-        self._between.forget()
-
-    def broadcast(self, tensor: torch.Tensor, src: int) -> None:
-        """See Transport."""
-        root = dist.get_global_rank(self._group, src) if self._group else src
-        dist.broadcast(tensor, root, group=self._group)
-
-    def close(self) -> None:
-        """See Transport."""
-        self._comm.close()
 
 
 def choose_transport(

@@ -25,11 +25,15 @@ _ROUND = 64  # elements; parts are whole cache lines where nothing else rounds t
 
 
 def all_gather_flat(
-    output: torch.Tensor, part: torch.Tensor, group: dist.ProcessGroup | None
-) -> None:
+    output: torch.Tensor,
+    part: torch.Tensor,
+    group: dist.ProcessGroup | None,
+    *,
+    async_op: bool = False,
+) -> Any:
     """torch.distributed's all-gather into one tensor, under the name that this torch gives it."""
     name = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
-    getattr(dist, name)(output, part, group=group)
+    return getattr(dist, name)(output, part, group=group, async_op=async_op)
 
 
 class TwoShot:

@@ -31,7 +31,9 @@ class BucketedDataParallel(nn.Module):
     torch.distributed, compressed if asked for.
 
     Layers of class nn.Linear compute the gradient of their weight straight into its bucket; while
-    the wrapper lives they have a subclass of the same name.
+    the wrapper lives they have a subclass of the same name. Where a batch has few rows, ranks
+    share the two factors of that gradient in its place, which are smaller, and compute the average
+    from them; till backward ends its `grad` then holds nothing of use.
 
     Parameters that a step does not use need no flag: they get the average of what other ranks
     have for them, or keep `grad` None where no rank has any. Several backward passes add up, as
@@ -59,6 +61,12 @@ class BucketedDataParallel(nn.Module):
             step (reentrant checkpoints in a changing order). Default: True.
         shared_memory (bool, optional): True: or else raise; False: never; None: where possible.
             Default: None.
+        sufficient_factors (bool, optional): share factors: True wherever they are fewer bytes
+            than gradients, None where that is sure to pay (weights of 512 KiB or more; between
+            hosts at most 64 rows), False never. Not on GPUs and with "powersgd". Which weights is
+            learnt in the first synchronised backward; one that gets its gradient
+            another way later (more rows, accumulation, a hook on the parameter) is averaged as it
+            is. Default: None.
         check_every (int): compare the parameters of all replicas, as `check_replicas`, after
             every so many synchronised backwards, at the next synchronised forward (not inside
             `join`); 0 never. Default: 0.
@@ -85,6 +93,7 @@ class BucketedDataParallel(nn.Module):
         broadcast_buffers: bool = True,
         overlap: bool = True,
         shared_memory: bool | None = None,
+        sufficient_factors: bool | None = None,
         check_every: int = 0,
         timeout: float = 300.0,
     ) -> None:
@@ -123,9 +132,9 @@ class BucketedDataParallel(nn.Module):
             if isinstance(bucket_cap_mb, str)
             else max(int(bucket_cap_mb * (1 << 20)), 1)
         )
-        self._reducer = Reducer(named, self._transport, cap_bytes, overlap)
+        self._reducer = Reducer(named, self._transport, cap_bytes, overlap, sufficient_factors)
         self._direct = DirectGradients(
-            module, {p: i for i, (_, p) in enumerate(named)}, self._reducer.place_of
+            module, {p: i for i, (_, p) in enumerate(named)}, self._reducer.gradient_of
         )
         self._checked_at = 0
         self._join: JoinState | None = None
