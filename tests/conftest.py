@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -34,18 +35,19 @@ hypothesis.settings.register_profile("lepton", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("lepton")
 
 
-def _load(name: str) -> ModuleType:
+def _load(path: Path) -> ModuleType:
     # Import mode importlib keeps test folders off sys.path.
-    spec = importlib.util.spec_from_file_location(f"lepton_tests_{name}", TESTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"lepton_tests_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 
 
-_ORACLE = _load("oracle")
-_COMPARE = _load("compare")
+_ORACLE = _load(TESTS / "oracle.py")
+_COMPARE = _load(TESTS / "compare.py")
 
 
 def pytest_configure() -> None:
@@ -137,3 +139,9 @@ def oracle() -> ModuleType:
 def compare() -> ModuleType:
     """`same_bits` and `ulps`: tests/compare.py."""
     return _COMPARE
+
+
+@pytest.fixture(scope="session")
+def load_file() -> Callable[[str], ModuleType]:
+    """Imports a program of the clone that no package holds, by its path from the root."""
+    return lambda path: _load(TESTS.parent / path)

@@ -43,6 +43,8 @@ constexpr int kBackwardRows = 64;
 
 #include "cpu/amx_tiles.h"
 
+#include "cpu/avx512_transpose.h"
+
 #include "cpu/attention_amx_pack.h"
 
 #include "cpu/attention_amx_products.h"

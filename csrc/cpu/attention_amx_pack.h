@@ -1,4 +1,5 @@
-// Rows of bfloat16 as operands of tile products. Read behind attention_panel.h and amx_tiles.h.
+// Rows of bfloat16 as operands of tile products. Read behind attention_panel.h,
+// amx_tiles.h and avx512_transpose.h.
 //
 // A tile of 1 KiB is one of
 //   rows    16 rows x 32 elements: first operand
@@ -22,34 +23,6 @@ inline __m512i load_halves(const uint16_t* row, int64_t first, int64_t n) {
   if (row == nullptr || left <= 0) return _mm512_setzero_si512();
   if (left >= 32) return _mm512_loadu_si512(row + first);
   return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((1u << left) - 1u), row + first);
-}
-
-// to[c][r] = from[r][c] for 16 x 16 dwords.
-inline void transpose_dwords(__m512i* r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  // r[4 a + b] holds in lane c column 4 c + b of rows 4 a to 4 a + 3.
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
-    t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xDD);
-    t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
-    t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xDD);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-    r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xDD);
-    r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-    r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xDD);
-  }
 }
 
 // Words of a and b in turns: lo of elements 0 to 15, hi of 16 to 31.

@@ -13,8 +13,6 @@
 //                    strips
 namespace {
 
-using lepton::Int8Block;
-
 constexpr int kMaxBlockRows = 96;
 
 template <class Tile>

@@ -6,6 +6,7 @@
 namespace {
 
 using lepton::Activation;
+using lepton::Int8Block;
 using lepton::Int8Linear;
 
 constexpr int kStrip = 16;
@@ -72,6 +73,15 @@ inline void prefetch_output(const Int8Linear& p, int64_t m0, int rows, int64_t n
     const char* line = static_cast<const char*>(p.out) + ((m0 + r) * p.out_stride + n0) * size;
     for (int64_t i = 0; i < columns * size; i += 64) __builtin_prefetch(line + i, 1);
   }
+}
+
+// Outputs of a block that would take half the L2 from the operands, in whole lines.
+inline bool goes_past_cache(const Int8Linear& p, const Int8Block& block) {
+  constexpr int64_t kPastCacheBytes = 1 << 20;
+  const int64_t size = bytes_of(p.out_dtype), row = p.out_stride * size;
+  const auto first = reinterpret_cast<uintptr_t>(p.out) + block.n_begin * size;
+  const int64_t bytes = (block.m_end - block.m_begin) * (block.n_end - block.n_begin) * size;
+  return bytes > kPastCacheBytes && (first | static_cast<uintptr_t>(row)) % 64 == 0;
 }
 
 // One vector of sums, without the part that the zero point of its row adds.

@@ -15,19 +15,15 @@ LEPTON_TARGET_BEGIN_AMX
 // -O3 copies and vectorises what runs beside the products: 12 % slower at K = 384.
 #pragma GCC optimize("O2")
 #endif
-#include "cpu/simd_avx512.h"
-
-#include "cpu/activation.h"
-
-#include "cpu/int8_quantize.h"
-
-#include "cpu/int8_epilogue.h"
+#include "cpu/int8_avx512.h"
 
 #include "cpu/int8_driver.h"
 
 #include "cpu/int8_weight_only.h"
 
 #include "cpu/amx_tiles.h"
+
+#include "cpu/int8_amx_epilogue.h"
 
 #include "cpu/int8_amx_blocks.h"
 

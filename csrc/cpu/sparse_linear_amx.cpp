@@ -18,17 +18,13 @@
 #if defined(__x86_64__)
 
 LEPTON_TARGET_BEGIN_AMX
-#include "cpu/simd_avx512.h"
-
-#include "cpu/activation.h"
-
-#include "cpu/int8_quantize.h"
-
-#include "cpu/int8_epilogue.h"
+#include "cpu/int8_avx512.h"
 
 #include "cpu/sparse_panel.h"
 
 #include "cpu/amx_tiles.h"
+
+#include "cpu/avx512_transpose.h"
 
 namespace lepton {
 namespace {
@@ -43,30 +39,12 @@ constexpr int64_t kRowBytes = 1 << 20;  // of activations that stay in the L2
 
 // to[j][i] = from[i][j], 16 x 16 values of 32 bits.
 inline void transpose_16x16(const void* from, int64_t from_stride, void* to, int64_t to_stride) {
-  __m512i r[16], t[16];
+  __m512i r[16];
   const auto* source = static_cast<const uint8_t*>(from);
   auto* target = static_cast<uint8_t*>(to);
   for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(source + i * from_stride);
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    const __m512i low = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    const __m512i high = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xDD);
-    const __m512i low2 = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    const __m512i high2 = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xDD);
-    _mm512_storeu_si512(target + i * to_stride, _mm512_shuffle_i32x4(low, low2, 0x88));
-    _mm512_storeu_si512(target + (i + 8) * to_stride, _mm512_shuffle_i32x4(low, low2, 0xDD));
-    _mm512_storeu_si512(target + (i + 4) * to_stride, _mm512_shuffle_i32x4(high, high2, 0x88));
-    _mm512_storeu_si512(target + (i + 12) * to_stride, _mm512_shuffle_i32x4(high, high2, 0xDD));
-  }
+  transpose_dwords(r);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(target + i * to_stride, r[i]);
 }
 
 // Up to 16 rows of k int8 values as [k / 4][16][4]; rows that are missing become zeros.
@@ -261,13 +239,7 @@ class BlockProduct {
     sums_ = reinterpret_cast<int32_t*>(ring_ + kRing * 4 * kTile);
     outputs_ = sums_ + kTile;
     buffers_ = ring_ + (kRing + 2) * 4 * kTile;
-    // As in AmxBlocks: outputs that would take half the L2 from the operands.
-    const Int8Linear& d = p.dense;
-    const int64_t bytes = 4 * (block.m_end - block.m_begin) * (block.n_end - block.n_begin);
-    const auto first =
-        reinterpret_cast<uintptr_t>(d.out) + static_cast<uintptr_t>(4 * d.out_stride);
-    const bool aligned = (reinterpret_cast<uintptr_t>(d.out) | first) % 64 == 0;
-    past_cache_ = d.out_dtype == DType::f32 && aligned && bytes > kPastCacheBytes;
+    past_cache_ = p.dense.out_dtype == DType::f32 && goes_past_cache(p.dense, block);
   }
 
   static int64_t scratch_bytes(int64_t k) {
@@ -299,8 +271,6 @@ class BlockProduct {
   }
 
  private:
-  static constexpr int64_t kPastCacheBytes = 1 << 20;
-
   static int64_t lines_bytes(int64_t k) { return k + 64; }
   // A strip that keeps all its blocks fits in any case.
   static int64_t weight_bytes(int64_t k) {

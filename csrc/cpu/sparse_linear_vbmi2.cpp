@@ -12,13 +12,7 @@
 #if defined(__x86_64__)
 
 LEPTON_TARGET_BEGIN_VBMI2
-#include "cpu/simd_avx512.h"
-
-#include "cpu/activation.h"
-
-#include "cpu/int8_quantize.h"
-
-#include "cpu/int8_epilogue.h"
+#include "cpu/int8_avx512.h"
 
 #include "cpu/sparse_panel.h"
 

@@ -2,7 +2,6 @@
 // region, behind int8_epilogue.h.
 namespace {
 
-using lepton::Int8Block;
 using lepton::kPanelRows;
 using lepton::kPanelStrips;
 using lepton::SparseLinear;

@@ -19,19 +19,13 @@ LEPTON_TARGET_BEGIN_AMX
 // As in int8_linear_amx.cpp.
 #pragma GCC optimize("O2")
 #endif
-#include "cpu/simd_avx512.h"
-
-#include "cpu/activation.h"
-
-#include "cpu/int8_quantize.h"
-
-#include "cpu/int8_epilogue.h"
+#include "cpu/int8_avx512.h"
 
 #include "cpu/sparse_panel.h"
 
 #include "cpu/amx_tiles.h"
 
-#include "cpu/int8_amx_blocks.h"
+#include "cpu/int8_amx_epilogue.h"
 
 namespace lepton {
 namespace {
@@ -163,11 +157,10 @@ template <class Epilogue>
 class TileProduct {
  public:
   TileProduct(const SparseLinear& p, const Int8Block& block, uint8_t* scratch)
-      : p_(p), d_(p.dense), block_(block), stride_(p.dense.a_stride) {
+      : p_(p), d_(p.dense), block_(block), stride_(p.dense.a_stride), pending_(p.dense, block) {
     const int64_t rows = block.m_end - block.m_begin;
     tiles_ = (rows + kTileRows16 - 1) / kTileRows16;
     tile_rows_ = (rows + tiles_ - 1) / tiles_;
-    past_cache_ = goes_past_cache();
     const int64_t k = d_.layout.row_padded;
     for (StepList& list : lists_) {
       list = {reinterpret_cast<Step*>(scratch), reinterpret_cast<int8_t*>(scratch) + k, 0};
@@ -188,29 +181,11 @@ class TileProduct {
       const int64_t end = tiles_ - t < most ? tiles_ : t + most;
       for (int64_t n0 = block_.n_begin; n0 < block_.n_end; n0 += kPair) pair(t, end, n0);
     }
-    finish_pending(pending_.rows);
-    if (past_cache_) _mm_sfence();
+    pending_.finish(pending_.rows());
+    if (pending_.past_cache()) _mm_sfence();
   }
 
  private:
-  static constexpr int64_t kPastCacheBytes = 1 << 20;
-  static constexpr int kLeastShare = 4;
-
-  struct Pending {
-    int64_t m, n;
-    int rows, columns;
-    const int32_t* sums;
-    const float* scale;
-  };
-
-  // As in AmxBlocks: outputs that would take half the L2, in whole lines.
-  bool goes_past_cache() const {
-    const int64_t size = bytes_of(d_.out_dtype), row = d_.out_stride * size;
-    const auto first = reinterpret_cast<uintptr_t>(d_.out) + block_.n_begin * size;
-    const int64_t bytes = (block_.m_end - block_.m_begin) * (block_.n_end - block_.n_begin) * size;
-    return bytes > kPastCacheBytes && (first | static_cast<uintptr_t>(row)) % 64 == 0;
-  }
-
   void pair(int64_t first, int64_t last, int64_t n0) {
     const int64_t left = block_.n_end - n0;
     const int columns = static_cast<int>(left < kPair ? left : kPair);
@@ -237,14 +212,14 @@ class TileProduct {
     const int64_t strips = columns > kStrip ? 2 : 1;
     const int64_t visits =
         (lists_[0].count + (strips > 1 ? lists_[1].count : 0)) * (same ? (count + 1) / 2 : 1);
-    const int busiest = pending_.rows > rows ? pending_.rows : rows;
+    const int busiest = pending_.rows() > rows ? pending_.rows() : rows;
     const int even = visits > 0 ? static_cast<int>((busiest + visits - 1) / visits) : busiest;
     const int share = even < kLeastShare ? kLeastShare : even;
     int fetched = 0;
     const auto aside = [&](const int8_t* w) {
-      finish_pending(share);
+      pending_.finish(share);
       const int now = rows - fetched < share ? rows - fetched : share;
-      if (now > 0 && !past_cache_) prefetch_output(d_, m + fetched, now, n0, columns);
+      if (now > 0 && !pending_.past_cache()) prefetch_output(d_, m + fetched, now, n0, columns);
       fetched += now;
       if (!first) return;
       for (int64_t i = 0; i < kTile; i += kTileBytes) {
@@ -284,20 +259,8 @@ class TileProduct {
       }
     }
     tiles_read_memory();
-    finish_pending(pending_.rows);
-    pending_ = {m, n0, rows, columns, c, scale};
-  }
-
-  // At most `most` of the rows that wait.
-  void finish_pending(int most) {
-    Pending& it = pending_;
-    const int rows = it.rows < most ? it.rows : most;
-    if (rows <= 0) return;
-    Epilogue::template rows<kPair>(d_, it.m, rows, it.n, it.columns, it.sums, it.scale,
-                                   past_cache_);
-    it.m += rows;
-    it.sums += rows * kPair;
-    it.rows -= rows;
+    pending_.finish(pending_.rows());
+    pending_.set(m, rows, n0, columns, c, scale);
   }
 
   const SparseLinear& p_;
@@ -305,9 +268,8 @@ class TileProduct {
   const Int8Block& block_;
   const int64_t stride_;
   int64_t tiles_, tile_rows_;
-  bool past_cache_;
   StepList lists_[2];
-  Pending pending_{};
+  PendingRows<Epilogue, kPair> pending_;
   int scale_in_use_ = 0, sums_in_use_ = 0;
   alignas(64) float scale_[2][kPair];
   // One is finished while the other is filled.

@@ -87,7 +87,8 @@ std::tuple<Tensor, Tensor> attention_cached(const Tensor& query, const Tensor& k
   set_heads(call, kCached, query, key, value);
   CudaAttention& a = call.a;
   Attention& p = a.p;
-  set_options(call, kCached, {scale, window_left, window_right, true, softcap, 0.0});
+  set_options(call.a.p, kCached, {scale, window_left, window_right, true, softcap, 0.0});
+  set_dropout(call.a.p, 0.0);
   set_scales(call, "key_scale", key_scale, key, &p.k_scale, &p.k_scale_stride);
   set_scales(call, "value_scale", value_scale, value, &p.v_scale, &p.v_scale_stride);
   int64_t batch = query.size(0);
@@ -123,7 +124,7 @@ std::tuple<Tensor, Tensor> attention_cached(const Tensor& query, const Tensor& k
   a.seqlens_k = keep_ints(call, kCached, "seqlens_k", seqlens_k, batch);
   a.start_k = keep_ints(call, kCached, "start_k", start_k, batch);
   a.batch_index = keep_ints(call, kCached, "batch_index", batch_index, batch);
-  set_per_head(call, kCached, alibi_slopes, sinks, batch);
+  set_per_head(call.a.p, call.kept, kCached, alibi_slopes, sinks, batch);
   auto [out, lse] = run_forward(call, query, value.size(3), device.stream());
   return {out, lse};
 }

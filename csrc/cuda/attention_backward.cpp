@@ -82,7 +82,7 @@ Gradients attention_backward(const Tensor& grad_out, OptionalTensor grad_lse, co
   LEPTON_CHECK(is_lse(lse), kOp, ": lse must be float32 of shape (batch, heads, Lq)");
   const Tensor dense_out = keep(call, out), dense_grad = keep(call, grad_out);
   const Tensor dense_lse = torch::stable::contiguous(lse);
-  set_outputs(call, dense_out, dense_lse);
+  set_outputs(p, dense_out, dense_lse);
   p.grad_out = dense_grad.const_data_ptr();
   p.grad_out_stride = head_strides(dense_grad);
   if (grad_lse) {

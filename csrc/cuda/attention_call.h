@@ -4,17 +4,9 @@
 #include "cuda/attention_cuda.h"
 #include "cuda/attention_plan.h"
 #include "cuda/on_device.h"
+#include "ops/attention_arguments.h"
 
 namespace lepton {
-
-using OptionalTensor = std::optional<Tensor>;
-
-struct AttentionOptions {
-  double scale;
-  int64_t window_left, window_right;
-  bool bottom_right;
-  double softcap, dropout_p;
-};
 
 // Parameters of a call, and the tensors that they point into.
 struct CudaAttentionCall {
@@ -26,17 +18,12 @@ struct CudaAttentionCall {
 // torch on the GPU, serves the rest.
 bool has_attention_kernel(const Tensor& query, const Tensor& value);
 
-HeadStrides head_strides(const Tensor& tensor);
-
 // `tensor` with a dense last dimension, kept alive by the call.
 Tensor keep(CudaAttentionCall& call, const Tensor& tensor);
 
 // Checks query, key and value and fills what follows from them.
 void set_heads(CudaAttentionCall& call, const char* op, const Tensor& query, const Tensor& key,
                const Tensor& value);
-void set_options(CudaAttentionCall& call, const char* op, const AttentionOptions& options);
-void set_per_head(CudaAttentionCall& call, const char* op, const OptionalTensor& alibi_slopes,
-                  const OptionalTensor& sinks, int64_t batch);
 const int32_t* keep_ints(CudaAttentionCall& call, const char* op, const char* name,
                          const OptionalTensor& tensor, int64_t count);
 
@@ -47,8 +34,6 @@ CudaAttentionCall attention_call(const char* op, const Tensor& query, const Tens
                                  const OptionalTensor& cu_seqlens_q,
                                  const OptionalTensor& cu_seqlens_k,
                                  const OptionalTensor& rng_state, const AttentionOptions& options);
-
-void set_outputs(CudaAttentionCall& call, const Tensor& out, const Tensor& lse);
 
 // Runs the forward kernels into a new output and lse; rows that no sequence covers are zero, -inf.
 std::pair<Tensor, Tensor> run_forward(CudaAttentionCall& call, const Tensor& query,

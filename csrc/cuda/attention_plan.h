@@ -49,13 +49,6 @@ inline void settle(CudaAttention& a) {
   a.partial_rows = (a.cu_q ? 1 : int64_t{a.batch}) * p.heads * a.q_len;
 }
 
-// Words below the threshold are dropped: as on the CPU, to the bit.
-inline void set_dropout(CudaAttention& a, double dropout_p) {
-  const double threshold = dropout_p * 4294967296.0 + 0.5;
-  a.p.dropout_below = threshold < 4294967295.0 ? static_cast<uint32_t>(threshold) : 0xffffffffu;
-  a.p.dropout_scale = static_cast<float>(1.0 / (1.0 - dropout_p));
-}
-
 // Few queries: the heads that share keys share a tile. Few tiles: they share the keys, so that all
 // of the GPU's `processors` work; every share has at least some 256 keys.
 inline void settle_decoding(CudaAttention& a, int64_t processors) {

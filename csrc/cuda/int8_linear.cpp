@@ -5,12 +5,12 @@
 
 #include "cuda/finish_arguments.h"
 #include "cuda/int8_linear_cuda.h"
+#include "ops/int8_arguments.h"
 
 namespace lepton {
 namespace {
 
 constexpr const char* kOp = "int8_linear";
-constexpr int64_t kLargestGroup = 65536;
 
 uint8_t* bytes_of(const Tensor& tensor) { return static_cast<uint8_t*>(tensor.mutable_data_ptr()); }
 
@@ -53,11 +53,7 @@ PackParams open_packed(const char* op, const Tensor& packed, const PackedHeader&
 
 // A quantiser's parameter: one value, or one per row of x.
 int32_t row_stride(const char* name, const Tensor& tensor, ScalarType dtype, int64_t rows) {
-  LEPTON_CHECK(tensor.scalar_type() == dtype, kOp, ": ", name, " must be ", name_of(dtype),
-               ", got ", name_of(tensor.scalar_type()));
-  LEPTON_CHECK(tensor.is_contiguous() && (tensor.numel() == 1 || tensor.numel() == rows), kOp, ": ",
-               name, " must have one value or ", rows, ", got ", tuple(tensor.sizes()));
-  return tensor.numel() == 1 ? 0 : 1;
+  return static_cast<int32_t>(int8_row_stride(kOp, name, tensor, dtype, rows));
 }
 
 Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_scale,
@@ -81,33 +77,11 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   const Rows rows = as_rows(x);
   Int8Call call{};
   call.x_dtype = cuda_dtype(kOp, "x", x.scalar_type());
-  LEPTON_CHECK(call.x_dtype != DType::i8 || (x_scale && !weight_only), kOp,
-               ": an int8 x needs x_scale and no weight_only");
-  LEPTON_CHECK(!weight_only || !x_scale, kOp, ": weight_only takes no x_scale");
-  LEPTON_CHECK(!x_zero_point || x_scale, kOp, ": x_zero_point needs x_scale");
-  LEPTON_CHECK(weight_scale.dim() <= 2, kOp,
-               ": weight_scale must have shape (out_features,) or (out_features, groups), got ",
-               tuple(weight_scale.sizes()));
-  const int64_t groups = weight_scale.dim() == 2 ? weight_scale.size(1) : 1;
-  LEPTON_CHECK(groups > 0 && rows.columns % groups == 0, kOp, ": weight_scale has ", groups,
-               " groups, which do not divide in_features ", rows.columns);
-  const bool canonical = weight.scalar_type() == ScalarType::Char;
-  LEPTON_CHECK(!canonical || (weight.dim() == 2 && weight.size(1) == rows.columns), kOp,
-               ": weight must have shape (out_features, ", rows.columns, "), got ",
-               tuple(weight.sizes()));
-  LEPTON_CHECK(canonical || weight_scale.dim() > 0, kOp,
-               ": weight_scale must have shape (out_features,) with a packed weight, got ()");
-  const int64_t out_features = canonical ? weight.size(0) : weight_scale.size(0);
-  LEPTON_CHECK(weight_scale.dim() == 0 || weight_scale.size(0) == out_features, kOp,
-               ": weight_scale must have shape (", out_features, ",) to match out_features, got ",
-               tuple(weight_scale.sizes()));
-  LEPTON_CHECK(
-      is_float(weight_scale.scalar_type()) || weight_scale.scalar_type() == ScalarType::Double, kOp,
-      ": weight_scale must be float, got ", name_of(weight_scale.scalar_type()));
+  const auto [canonical, out_features, groups] =
+      check_int8_weight(kOp, rows, call.x_dtype, weight, weight_scale, x_scale.has_value(),
+                        x_zero_point.has_value(), weight_only);
   const auto header =
       PackedHeader::make(out_features, rows.columns, groups > 1 ? rows.columns / groups : 0);
-  LEPTON_CHECK(weight_only || header.group_size <= kLargestGroup, kOp, ": in_features ",
-               header.group_size, " in one group can overflow int32");
   LEPTON_CHECK(groups < 65536, kOp, ": the CUDA kernels take at most 65535 groups, got ", groups);
 
   call.m = to_int32(kOp, "rows of x", rows.count);
@@ -141,9 +115,7 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   f.weight_scale_stride = weight_scale.dim() == 0 ? 0 : static_cast<int32_t>(groups);
   const FinishTensors kept =
       set_finish(f, kOp, x, out_features, bias, residual, activation, out_dtype);
-  LEPTON_CHECK((f.out_dtype == DType::i8) == out_scale.has_value(), kOp,
-               ": out_scale must be given exactly when out_dtype is int8");
-  LEPTON_CHECK(!out_zero_point || out_scale, kOp, ": out_zero_point needs out_scale");
+  check_int8_output(kOp, f.out_dtype, out_scale.has_value(), out_zero_point.has_value());
   if (out_scale) {
     row_stride("out_scale", *out_scale, ScalarType::Float, 1);
     f.out_scale = data_of<float>(*out_scale);

@@ -2,12 +2,12 @@
 // read it once and hands it over, so that no call waits.
 #include "cuda/finish_arguments.h"
 #include "cuda/sparse_linear_cuda.h"
+#include "ops/int8_arguments.h"
 
 namespace lepton {
 namespace {
 
 constexpr const char* kOp = "sparse_linear";
-constexpr int64_t kLargestInt8Inputs = 65536;
 
 // `header`: layout, dtype, out_features, in_features, n, m, count.
 Tensor sparse_linear_with_header(const Tensor& x, const Tensor& packed, std::optional<Tensor> bias,
@@ -38,7 +38,7 @@ Tensor sparse_linear_with_header(const Tensor& x, const Tensor& packed, std::opt
   call.value_dtype = kValues[header[1]];
   call.two_of_four = call.layout == SparseLayout::n_of_m && header[4] == 2 && header[5] == 4;
   call.count = header[6];
-  LEPTON_CHECK(call.value_dtype != DType::i8 || call.in_features <= kLargestInt8Inputs, kOp, ": ",
+  LEPTON_CHECK(call.value_dtype != DType::i8 || call.in_features <= kMostInt8Products, kOp, ": ",
                call.in_features, " input features can overflow int32");
   call.m = to_int32(kOp, "rows of x", rows.count);
   call.n = to_int32(kOp, "out_features", out_features);

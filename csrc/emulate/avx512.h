@@ -4,6 +4,7 @@
 #pragma once
 #include "avx512_compare.h"
 #include "avx512_convert.h"
+#include "avx512_convert_half.h"
 #include "avx512_expand.h"
 #include "avx512_float.h"
 #include "avx512_int.h"

@@ -9,27 +9,12 @@
 #if defined(__x86_64__) && !defined(LEPTON_EMULATE_ISA)
 
 LEPTON_TARGET_BEGIN_AMX
+#include "cpu/amx_tiles.h"
+
 namespace lepton::ceilings {
 namespace {
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-static_assert(sizeof(TileConfig) == 64, "ldtilecfg reads 64 bytes");
-
-void configure_full_tiles() {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.row_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
-  // gcc's intrinsic names only eight of the bytes as its operand.
-  __asm__ volatile("" : : "r"(&config) : "memory");
-  _tile_loadconfig(&config);
+void zero_tiles() {
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -43,26 +28,26 @@ void configure_full_tiles() {
 constexpr double kOpsPerByteProduct = 2.0 * 16 * 16 * 64;
 
 double int8_amx(int64_t steps) {
-  configure_full_tiles();
+  const TileScope full(kTileRows16);
+  zero_tiles();
   for (int64_t step = 0; step < steps; ++step) {
     _tile_dpbssd(0, 4, 6);
     _tile_dpbssd(1, 4, 7);
     _tile_dpbssd(2, 5, 6);
     _tile_dpbssd(3, 5, 7);
   }
-  _tile_release();
   return 4 * kOpsPerByteProduct * static_cast<double>(steps);
 }
 
 double bf16_amx(int64_t steps) {
-  configure_full_tiles();
+  const TileScope full(kTileRows16);
+  zero_tiles();
   for (int64_t step = 0; step < steps; ++step) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_release();
   return 4 * (kOpsPerByteProduct / 2) * static_cast<double>(steps);
 }
 

@@ -11,13 +11,22 @@ constexpr int64_t kStageReduceBytes = 64 * 1024;
 
 }  // namespace
 
+Communicator::Place Communicator::place_of(const void* data, int64_t count, BucketType type) const {
+  Place place{};
+  if (!locate(data, static_cast<size_t>(count * bytes_of(type)), place.segment, place.offset)) {
+    throw ShmError("the tensor does not lie in this rank's shared memory");
+  }
+  return place;
+}
+
 Communicator::Work Communicator::bucket_work(Kind kind, const void* bucket, int64_t count,
                                              BucketType type) const {
   Work work{};
   work.kind = kind;
-  const auto bytes = static_cast<size_t>(count * bytes_of(type));
-  if (count > 0 && !locate(bucket, bytes, work.segment, work.offset)) {
-    throw ShmError("the tensor does not lie in this rank's shared memory");
+  if (count > 0) {
+    const Place place = place_of(bucket, count, type);
+    work.segment = place.segment;
+    work.offset = place.offset;
   }
   work.type = type;
   work.count = count;
@@ -30,14 +39,6 @@ uint64_t Communicator::start_all_reduce(const void* bucket, int64_t count, Bucke
   work.op = op;
   work.squared = squared;
   return begin(work);
-}
-
-Communicator::Place Communicator::place_of(const void* data, int64_t count, BucketType type) const {
-  Place place{};
-  if (!locate(data, static_cast<size_t>(count * bytes_of(type)), place.segment, place.offset)) {
-    throw ShmError("the tensor does not lie in this rank's shared memory");
-  }
-  return place;
 }
 
 uint64_t Communicator::start_outer(const OuterWork& outer, BucketType type) {
@@ -97,6 +98,20 @@ void Communicator::finish_own_part() {
   }
 }
 
+// `count` elements, as many at a time as the stage holds; `parts` of them share it.
+void Communicator::through_stage(Work work, const void* from, void* to, int64_t count,
+                                 int64_t parts) {
+  const int64_t size = bytes_of(work.type);
+  const int64_t most = std::max<int64_t>(static_cast<int64_t>(stage_bytes_) / size / parts, 1);
+  for (int64_t i = 0; i == 0 || i < count; i += most) {
+    work.count = std::min(most, count - i);
+    work.from = static_cast<const uint8_t*>(from) + i * size;
+    work.to = static_cast<uint8_t*>(to) + i * size;
+    begin(work);
+    finish_own_part();
+  }
+}
+
 void Communicator::all_reduce(void* data, int64_t count, BucketType type, Op op) {
   const int64_t size = bytes_of(type);
   int segment;
@@ -106,52 +121,29 @@ void Communicator::all_reduce(void* data, int64_t count, BucketType type, Op op)
     wait(start_all_reduce(data, count, type, op, 0));
     return;
   }
-  const int64_t most = static_cast<int64_t>(stage_bytes_) / size;
-  for (int64_t i = 0; i == 0 || i < count; i += most) {
-    Work work{};
-    work.kind = Kind::stage_reduce;
-    work.type = type;
-    work.op = op;
-    work.count = std::min(most, count - i);
-    work.to = static_cast<uint8_t*>(data) + i * size;
-    work.from = work.to;
-    begin(work);
-    finish_own_part();
-  }
+  Work work{};
+  work.kind = Kind::stage_reduce;
+  work.type = type;
+  work.op = op;
+  through_stage(work, data, data, count, 1);
 }
 
 void Communicator::reduce_scatter(const void* in, void* out, int64_t count, BucketType type,
                                   Op op) {
-  const int64_t size = bytes_of(type);
-  const int64_t most = std::max<int64_t>(static_cast<int64_t>(stage_bytes_) / size / ranks_, 1);
-  for (int64_t i = 0; i == 0 || i < count; i += most) {
-    Work work{};
-    work.kind = Kind::stage_scatter;
-    work.type = type;
-    work.op = op;
-    work.count = std::min(most, count - i);
-    work.from = static_cast<const uint8_t*>(in) + i * size;
-    work.to = static_cast<uint8_t*>(out) + i * size;
-    work.stride = count;
-    begin(work);
-    finish_own_part();
-  }
+  Work work{};
+  work.kind = Kind::stage_scatter;
+  work.type = type;
+  work.op = op;
+  work.stride = count;
+  through_stage(work, in, out, count, ranks_);
 }
 
 void Communicator::all_gather(const void* in, void* out, int64_t count, BucketType type) {
-  const int64_t size = bytes_of(type);
-  const int64_t most = static_cast<int64_t>(stage_bytes_) / size;
-  for (int64_t i = 0; i == 0 || i < count; i += most) {
-    Work work{};
-    work.kind = Kind::stage_gather;
-    work.type = type;
-    work.count = std::min(most, count - i);
-    work.from = static_cast<const uint8_t*>(in) + i * size;
-    work.to = static_cast<uint8_t*>(out) + i * size;
-    work.stride = count;
-    begin(work);
-    finish_own_part();
-  }
+  Work work{};
+  work.kind = Kind::stage_gather;
+  work.type = type;
+  work.stride = count;
+  through_stage(work, in, out, count, 1);
 }
 
 void Communicator::broadcast(void* data, int64_t count, BucketType type, int root) {
@@ -159,19 +151,11 @@ void Communicator::broadcast(void* data, int64_t count, BucketType type, int roo
     throw ShmError("broadcast: root must be a rank below " + std::to_string(ranks_) + ", got " +
                    std::to_string(root));
   }
-  const int64_t size = bytes_of(type);
-  const int64_t most = static_cast<int64_t>(stage_bytes_) / size;
-  for (int64_t i = 0; i == 0 || i < count; i += most) {
-    Work work{};
-    work.kind = Kind::stage_broadcast;
-    work.type = type;
-    work.count = std::min(most, count - i);
-    work.to = static_cast<uint8_t*>(data) + i * size;
-    work.from = work.to;
-    work.root = root;
-    begin(work);
-    finish_own_part();
-  }
+  Work work{};
+  work.kind = Kind::stage_broadcast;
+  work.type = type;
+  work.root = root;
+  through_stage(work, data, data, count, 1);
 }
 
 void Communicator::barrier() {

@@ -166,6 +166,7 @@ class Communicator {
   uint64_t begin(Work work);
   void work_on(const Work& work);
   void finish_own_part();
+  void through_stage(Work work, const void* from, void* to, int64_t count, int64_t parts);
   void check_descriptors(const Work& work);
   static bool in_bucket(Kind kind) {
     return kind == Kind::bucket_reduce || kind == Kind::bucket_gather || kind == Kind::bucket_outer;

@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor> attention_cached(const Tensor& query, const Tensor& k
   p.kv_heads = key.size(2);
   p.group = p.kv_heads ? p.heads / p.kv_heads : 1;
   p.value_dim = value.size(3);
-  set_options(call, kCached, {scale, window_left, window_right, true, softcap, 0.0});
+  set_options(p, kCached, {scale, window_left, window_right, true, softcap, 0.0});
   set_scales(call, "key_scale", key_scale, key, &p.k_scale, &p.k_scale_stride);
   set_scales(call, "value_scale", value_scale, value, &p.v_scale, &p.v_scale_stride);
 
@@ -130,7 +130,7 @@ std::tuple<Tensor, Tensor> attention_cached(const Tensor& query, const Tensor& k
     call.sequences.push_back(s);
   }
   call.covered_rows = cu_seqlens_q ? q_bounds.back() : call.all_rows;
-  set_per_head(call, kCached, alibi_slopes, sinks, batch);
+  set_per_head(p, call.kept, kCached, alibi_slopes, sinks, batch);
   auto [out, lse] = new_outputs(call, query, value.size(3));
   run_attention(call);
   return {out, lse};

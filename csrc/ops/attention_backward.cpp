@@ -220,7 +220,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
                ": lse must be float32 of shape (batch, heads, Lq)");
   const Tensor dense_out = dense_heads(call, out), dense_grad = dense_heads(call, grad_out);
   const Tensor dense_lse = torch::stable::contiguous(lse);
-  set_outputs(call, dense_out, dense_lse);
+  set_outputs(p, dense_out, dense_lse);
   p.grad_out = dense_grad.const_data_ptr();
   p.grad_out_stride = head_strides(dense_grad);
   if (grad_lse) {

@@ -4,11 +4,10 @@
 #include <functional>
 
 #include "cpu/attention_kernels.h"
+#include "ops/attention_arguments.h"
 #include "ops/int8_common.h"  // Scratch
 
 namespace lepton {
-
-using OptionalTensor = std::optional<Tensor>;
 
 // Tensors that live as long as the call, and the kernel's view of them.
 struct AttentionCall {
@@ -19,24 +18,11 @@ struct AttentionCall {
   int64_t all_rows = 0;
 };
 
-struct AttentionOptions {
-  double scale;
-  int64_t window_left, window_right;
-  bool bottom_right;
-  double softcap, dropout_p;
-};
-
 // For tensors of these dtypes.
 const AttentionKernels& choose_attention_kernels(DType dtype, DType kv_dtype);
 
-// Element strides of a (B, L, H, D) tensor.
-HeadStrides head_strides(const Tensor& tensor);
-
 // `tensor` with a dense last dimension, kept alive by the call.
 const Tensor& dense_heads(AttentionCall& call, const Tensor& tensor);
-
-// A small tensor as dense float32, kept alive by the call.
-const float* kept_floats(AttentionCall& call, const Tensor& tensor);
 
 // Checks the inputs of attention_forward and fills everything but the outputs.
 AttentionCall attention_call(const char* op, const Tensor& query, const Tensor& key,
@@ -46,10 +32,6 @@ AttentionCall attention_call(const char* op, const Tensor& query, const Tensor& 
                              const OptionalTensor& rng_state, const AttentionOptions& options);
 
 // Parts of attention_call that the cached form shares.
-void check_heads(const char* op, const Tensor& query, const Tensor& key, const Tensor& value);
-void set_per_head(AttentionCall& call, const char* op, const OptionalTensor& alibi_slopes,
-                  const OptionalTensor& sinks, int64_t batch);
-void set_options(AttentionCall& call, const char* op, const AttentionOptions& options);
 void set_query(AttentionCall& call, const char* op, const Tensor& query);
 // Cumulative lengths as numbers, checked against the rows of their tensor.
 std::vector<int64_t> read_cu_seqlens(const char* op, const char* name, const Tensor& cu_seqlens,
@@ -57,9 +39,6 @@ std::vector<int64_t> read_cu_seqlens(const char* op, const char* name, const Ten
 
 // A new tensor; a large one on huge pages, where there are any.
 Tensor new_large_tensor(const std::vector<int64_t>& sizes, ScalarType dtype);
-
-// Points the call at its outputs.
-void set_outputs(AttentionCall& call, const Tensor& out, const Tensor& lse);
 
 // A new output and lse for the call; rows that no sequence covers are zero and -inf.
 std::pair<Tensor, Tensor> new_outputs(AttentionCall& call, const Tensor& query, int64_t value_dim);

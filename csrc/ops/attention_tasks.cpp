@@ -106,34 +106,66 @@ const void* Packed::at(const AttentionTask& task) const {
 
 namespace {
 
-// Memory of the partial results, for the tasks that have a place in it.
-Tensor place_partials(std::vector<CostedTask>& tasks, const std::vector<int64_t>& partial_at,
-                      int64_t floats) {
-  Tensor partial;
-  if (floats == 0) return partial;
-  partial = new_tensor({floats}, ScalarType::Float);
-  auto* base = static_cast<float*>(partial.mutable_data_ptr());
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    if (partial_at[i] >= 0) tasks[i].task.partial = base + partial_at[i];
-  }
-  return partial;
-}
+constexpr int64_t kFewestKeys = 512;  // of a share that is worth a task
 
-struct Merge {
-  AttentionTask task;
-  int64_t at, count, stride;
+// Tasks that see a share of their keys each, and the merges of their partial results.
+class KeyShares {
+ public:
+  KeyShares(const AttentionCall& call, const AttentionKernels& kernels)
+      : call_(call), kernels_(kernels) {}
+
+  // A place for the results of `parts` shares, `stride` floats each, for the rows of `task`. A
+  // single share writes its outputs.
+  int64_t reserve(const AttentionTask& task, int64_t parts, int64_t stride) {
+    const int64_t at = floats_;
+    if (parts > 1) {
+      merges_.push_back({task, at, parts, stride});
+      floats_ += parts * stride;
+    }
+    return at;
+  }
+
+  // Share `i` of `parts`, whose results go to `at`; the cost is the caller's to fill in.
+  CostedTask& add(AttentionTask task, int64_t i, int64_t parts, int64_t at) {
+    task.k_begin = task.sequence->k_len * i / parts;
+    task.k_end = task.sequence->k_len * (i + 1) / parts;
+    partial_at_.push_back(parts > 1 ? at : -1);
+    tasks_.push_back({task, 0.0});
+    return tasks_.back();
+  }
+
+  void run(int64_t scratch_bytes, const std::function<void(const AttentionTask&)>& f) {
+    Tensor partial;
+    float* base = nullptr;
+    if (floats_ > 0) {
+      partial = new_tensor({floats_}, ScalarType::Float);
+      base = static_cast<float*>(partial.mutable_data_ptr());
+      for (size_t i = 0; i < tasks_.size(); ++i) {
+        if (partial_at_[i] >= 0) tasks_[i].task.partial = base + partial_at_[i];
+      }
+    }
+    run_tasks(tasks_, scratch_bytes, f);
+    if (merges_.empty()) return;
+    const Scratch scratch(4 * call_.p.value_dim + 64);
+    for (Merge& m : merges_) {
+      m.task.scratch = scratch.data();
+      kernels_.merge(call_.p, m.task, base + m.at, m.count, m.stride);
+    }
+  }
+
+ private:
+  struct Merge {
+    AttentionTask task;
+    int64_t at, count, stride;
+  };
+
+  const AttentionCall& call_;
+  const AttentionKernels& kernels_;
+  std::vector<CostedTask> tasks_;
+  std::vector<int64_t> partial_at_;  // of each task
+  std::vector<Merge> merges_;
+  int64_t floats_ = 0;
 };
-
-void run_merges(const AttentionCall& call, const AttentionKernels& kernels,
-                std::vector<Merge>& merges, const Tensor& partial) {
-  if (merges.empty()) return;
-  const auto* base = static_cast<const float*>(partial.const_data_ptr());
-  const Scratch scratch(4 * call.p.value_dim + 64);
-  for (Merge& m : merges) {
-    m.task.scratch = scratch.data();
-    kernels.merge(call.p, m.task, base + m.at, m.count, m.stride);
-  }
-}
 
 // Key heads that a decoding task takes together. Where their rows lie behind each other, memory is
 // read in its own order, as far as a core's cache holds a block of keys of all of them.
@@ -155,14 +187,10 @@ void run_decode(const AttentionCall& call, const AttentionKernels& kernels) {
   const int64_t groups = (p.kv_heads + heads - 1) / heads;
   int64_t all_keys = 0;
   for (const AttentionSequence& s : call.sequences) all_keys += s.k_len * groups;
-  constexpr int64_t kFewestKeys = 512;
   const int64_t keys_per_task =
       threads == 1 ? std::max<int64_t>(all_keys, 1)
                    : std::max(kFewestKeys, (all_keys + 4 * threads - 1) / (4 * threads));
-  std::vector<CostedTask> tasks;
-  std::vector<Merge> merges;
-  std::vector<int64_t> partial_at;
-  int64_t floats = 0;
+  KeyShares shares(call, kernels);
   for (size_t b = 0; b < call.sequences.size(); ++b) {
     const AttentionSequence& s = call.sequences[b];
     AttentionTask task{};
@@ -173,28 +201,24 @@ void run_decode(const AttentionCall& call, const AttentionKernels& kernels) {
     const int64_t parts = std::max<int64_t>((s.k_len + keys_per_task - 1) / keys_per_task, 1);
     const int64_t stride = task.row_end * (p.value_dim + 2);
     task.partial_head = parts * stride;
+    int64_t first = 0;  // the places of the heads lie behind each other
+    for (; task.kv_head < p.kv_heads; ++task.kv_head) {
+      const int64_t at = shares.reserve(task, parts, stride);
+      if (task.kv_head == 0) first = at;
+    }
     for (int64_t i = 0; i < parts; ++i) {
       for (int64_t h = 0; h < p.kv_heads; h += heads) {
         task.kv_head = h;
         task.decode_heads = std::min(heads, p.kv_heads - h);
-        task.k_begin = s.k_len * i / parts;
-        task.k_end = s.k_len * (i + 1) / parts;
-        partial_at.push_back(parts > 1 ? floats + h * task.partial_head + i * stride : -1);
         const auto scores = static_cast<double>(task.decode_heads * task.row_end * s.k_len);
         const auto width = static_cast<double>(p.head_dim + p.value_dim);
-        tasks.push_back({task, scores / static_cast<double>(parts) * width});
+        shares.add(task, i, parts, first + h * task.partial_head + i * stride).cost =
+            scores / static_cast<double>(parts) * width;
       }
     }
-    if (parts == 1) continue;
-    for (int64_t h = 0; h < p.kv_heads; ++h, floats += task.partial_head) {
-      task.kv_head = h;
-      merges.push_back({task, floats, parts, stride});
-    }
   }
-  const Tensor partial = place_partials(tasks, partial_at, floats);
-  run_tasks(tasks, kernels.decode_scratch(p, heads),
-            [&](const AttentionTask& task) { kernels.decode(p, task); });
-  run_merges(call, kernels, merges, partial);
+  shares.run(kernels.decode_scratch(p, heads),
+             [&](const AttentionTask& task) { kernels.decode(p, task); });
 }
 
 // All rows of a sequence and key head.
@@ -255,25 +279,26 @@ void run_attention(AttentionCall& call) {
   }
   const int64_t blocks_wanted = 4 * threads,
                 blocks_there = std::max<int64_t>(blocks(rows_per_task), 1);
-  const int64_t shares = blocks_there >= blocks_wanted || threads == 1
-                             ? 1
-                             : (blocks_wanted + blocks_there - 1) / blocks_there;
+  const int64_t most_parts = blocks_there >= blocks_wanted || threads == 1
+                                 ? 1
+                                 : (blocks_wanted + blocks_there - 1) / blocks_there;
   const AttentionPack& pack = kernels.forward_pack;
   std::vector<bool> whole;
-  if (pack.bytes && shares == 1) whole = whole_heads(call, threads);
+  if (pack.bytes && most_parts == 1) whole = whole_heads(call, threads);
   const auto is_whole = [&](int64_t sequence, int64_t head) {
     return !whole.empty() && whole[static_cast<size_t>(sequence * p.kv_heads + head)];
   };
-  constexpr int64_t kFewestKeys = 512;
-  std::vector<CostedTask> tasks;
-  std::vector<Merge> merges;
-  std::vector<int64_t> partial_at;
-  int64_t floats = 0, whole_keys = 0;
+  int64_t whole_keys = 0;
+  struct Block {
+    AttentionTask task;
+    int64_t at, stride;
+  };
+  KeyShares shares(call, kernels);
   for (size_t b = 0; b < call.sequences.size(); ++b) {
     const AttentionSequence& s = call.sequences[b];
     const int64_t rows = s.q_len * p.group;
-    const int64_t parts = std::clamp<int64_t>(s.k_len / kFewestKeys, 1, shares);
-    std::vector<Merge> blocks_of_rows;
+    const int64_t parts = std::clamp<int64_t>(s.k_len / kFewestKeys, 1, most_parts);
+    std::vector<Block> blocks_of_rows;
     for (int64_t h = 0; h < p.kv_heads; ++h) {
       const bool one = is_whole(static_cast<int64_t>(b), h) && rows > rows_per_task;
       if (one) whole_keys = std::max(whole_keys, s.k_len);
@@ -282,29 +307,23 @@ void run_attention(AttentionCall& call) {
         task.row_begin = r;
         if (!one) task.row_end = std::min(rows, r + rows_per_task);
         const int64_t stride = (task.row_end - r) * (p.value_dim + 2);
-        blocks_of_rows.push_back({task, floats, parts, stride});
-        if (parts > 1) floats += parts * stride;
+        blocks_of_rows.push_back({task, shares.reserve(task, parts, stride), stride});
       }
     }
     const double width = static_cast<double>(p.head_dim + p.value_dim);
     for (int64_t i = 0; i < parts; ++i) {
-      for (const Merge& block : blocks_of_rows) {
-        AttentionTask task = block.task;
-        task.k_begin = s.k_len * i / parts;
-        task.k_end = s.k_len * (i + 1) / parts;
-        partial_at.push_back(parts > 1 ? block.at + i * block.stride : -1);
-        tasks.push_back({task, score_count(p, task) * width});
+      for (const Block& block : blocks_of_rows) {
+        CostedTask& share = shares.add(block.task, i, parts, block.at + i * block.stride);
+        share.cost = score_count(p, share.task) * width;
       }
     }
-    if (parts > 1) merges.insert(merges.end(), blocks_of_rows.begin(), blocks_of_rows.end());
   }
-  const Tensor partial = place_partials(tasks, partial_at, floats);
   const Packed packed(call, pack, [&](const AttentionSequence& s, int64_t head) {
     return s.q_len * p.group > rows_per_task && !is_whole(&s - call.sequences.data(), head);
   });
   const int64_t scratch = round_up(kernels.forward_scratch(p), 64);
   const int64_t own_packed = whole_keys ? pack.bytes(p, whole_keys) : 0;
-  run_tasks(tasks, scratch + own_packed, [&](const AttentionTask& given) {
+  shares.run(scratch + own_packed, [&](const AttentionTask& given) {
     AttentionTask task = given;
     task.packed = packed.at(task);
     if (whole_keys && !task.packed && task.row_end - task.row_begin > rows_per_task) {
@@ -314,7 +333,6 @@ void run_attention(AttentionCall& call) {
     }
     kernels.forward(p, task);
   });
-  run_merges(call, kernels, merges, partial);
 }
 
 }  // namespace lepton

@@ -1,13 +1,14 @@
 // Torch side of int8_linear, pack_int8_weight and unpack_int8_weight on the CPU.
 #include <cstring>
 
+#include "ops/finish_arguments.h"
+#include "ops/int8_arguments.h"
 #include "ops/int8_common.h"
 
 namespace lepton {
 namespace {
 
 constexpr const char* kOp = "int8_linear";
-constexpr int64_t kLargestGroup = 65536;
 // glibc maps larger blocks anew at every allocation, and each page faults at its first touch.
 constexpr int64_t kMappedAnew = 32 << 20;
 
@@ -77,13 +78,6 @@ bool all_finite(const float* values, int64_t count) {
   return worst < 0x7F800000u;
 }
 
-// Parameters are few: those that are not dense float32 are converted.
-Tensor as_float(const Tensor& tensor) {
-  const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
-  return dense.scalar_type() == ScalarType::Float ? dense
-                                                  : torch::stable::to(dense, ScalarType::Float);
-}
-
 const float* floats(const Tensor& tensor) {
   return static_cast<const float*>(tensor.const_data_ptr());
 }
@@ -96,14 +90,11 @@ const int32_t* ints(const Tensor& tensor) {
 template <class T>
 int64_t row_stride(const char* name, const Tensor& tensor, ScalarType dtype, int64_t rows,
                    const T& valid) {
-  LEPTON_CHECK(tensor.scalar_type() == dtype, kOp, ": ", name, " must be ", name_of(dtype),
-               ", got ", name_of(tensor.scalar_type()));
-  LEPTON_CHECK(tensor.is_contiguous() && (tensor.numel() == 1 || tensor.numel() == rows), kOp, ": ",
-               name, " must have one value or ", rows, ", got ", tuple(tensor.sizes()));
+  const int64_t stride = int8_row_stride(kOp, name, tensor, dtype, rows);
   for (int64_t i = 0; i < tensor.numel(); ++i) {
     LEPTON_CHECK(valid(tensor, i), kOp, ": ", name, " is out of range at ", i);
   }
-  return tensor.numel() == 1 ? 0 : 1;
+  return stride;
 }
 
 bool valid_scale(const Tensor& tensor, int64_t i) {
@@ -123,45 +114,19 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   LEPTON_CHECK(x.dim() >= 1, kOp, ": x must have shape (..., in_features), got ()");
   const Rows rows = as_rows(x);
   const DType x_dtype = kernel_dtype(kOp, "x", x.scalar_type());
-  LEPTON_CHECK(x_dtype != DType::i8 || (x_scale && !weight_only), kOp,
-               ": an int8 x needs x_scale and no weight_only");
-  LEPTON_CHECK(!weight_only || !x_scale, kOp, ": weight_only takes no x_scale");
-  LEPTON_CHECK(!x_zero_point || x_scale, kOp, ": x_zero_point needs x_scale");
-  LEPTON_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::silu), kOp,
-               ": unknown activation number ", activation);
-
-  LEPTON_CHECK(weight_scale.dim() <= 2, kOp,
-               ": weight_scale must have shape (out_features,) or "
-               "(out_features, groups), got ",
-               tuple(weight_scale.sizes()));
-  const int64_t groups = weight_scale.dim() == 2 ? weight_scale.size(1) : 1;
-  LEPTON_CHECK(groups > 0 && rows.columns % groups == 0, kOp, ": weight_scale has ", groups,
-               " groups, which do not divide in_features ", rows.columns);
-  const bool canonical = weight.scalar_type() == ScalarType::Char;
-  LEPTON_CHECK(!canonical || (weight.dim() == 2 && weight.size(1) == rows.columns), kOp,
-               ": weight must have shape (out_features, ", rows.columns, "), got ",
-               tuple(weight.sizes()));
-  LEPTON_CHECK(canonical || weight_scale.dim() > 0, kOp,
-               ": weight_scale must have shape (out_features,) with a packed weight, got ()");
+  const auto [canonical, out_features, groups] =
+      check_int8_weight(kOp, rows, x_dtype, weight, weight_scale, x_scale.has_value(),
+                        x_zero_point.has_value(), weight_only);
   const Tensor packed =
       canonical ? pack_for_call(weight, 0, 1, groups > 1 ? rows.columns / groups : 0) : weight;
   const PackedHeader header = read_header(kOp, packed);
-  const int64_t out_features = canonical ? weight.size(0) : weight_scale.size(0);
   LEPTON_CHECK(header.out_features == out_features && header.in_features == rows.columns &&
                    header.groups() == groups,
                kOp, ": packed weight has (out_features, in_features, groups) (",
                header.out_features, ", ", header.in_features, ", ", header.groups(),
                "), x and weight_scale ask for (", out_features, ", ", rows.columns, ", ", groups,
                ")");
-  LEPTON_CHECK(weight_scale.dim() == 0 || weight_scale.size(0) == out_features, kOp,
-               ": weight_scale must have shape (", out_features, ",) to match out_features, got ",
-               tuple(weight_scale.sizes()));
-  LEPTON_CHECK(weight_only || header.group_size <= kLargestGroup, kOp, ": in_features ",
-               header.group_size, " in one group can overflow int32");
-  LEPTON_CHECK(
-      is_float(weight_scale.scalar_type()) || weight_scale.scalar_type() == ScalarType::Double, kOp,
-      ": weight_scale must be float, got ", name_of(weight_scale.scalar_type()));
-  const Tensor scale = as_float(weight_scale);
+  const Tensor scale = dense_floats(weight_scale);
   LEPTON_CHECK(all_finite(floats(scale), scale.numel()), kOp,
                ": weight_scale must be finite, got NaN or infinity in it");
 
@@ -192,35 +157,9 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
   p.n_padded = header.out_padded;
   p.weight_scale = floats(scale);
   p.weight_scale_stride = weight_scale.dim() == 0 ? 0 : groups;
-  p.activation = static_cast<Activation>(activation);
-
-  Tensor bias_floats;
-  if (bias) {
-    LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
-                 out_features, ",) to match out_features, got ", tuple(bias->sizes()));
-    LEPTON_CHECK(kernel_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
-                 ": bias must be float, got int8");
-    bias_floats = as_float(*bias);
-    p.bias = floats(bias_floats);
-  }
-  std::vector<int64_t> out_sizes(x.sizes().begin(), x.sizes().end());
-  out_sizes.back() = out_features;
-  std::optional<Rows> residual_rows;
-  if (residual) {
-    LEPTON_CHECK(std::equal(out_sizes.begin(), out_sizes.end(), residual->sizes().begin(),
-                            residual->sizes().end()),
-                 kOp, ": residual must have shape ", tuple(out_sizes), " like the output, got ",
-                 tuple(residual->sizes()));
-    p.residual_dtype = kernel_dtype(kOp, "residual", residual->scalar_type());
-    LEPTON_CHECK(p.residual_dtype != DType::i8, kOp, ": residual must be float, got int8");
-    residual_rows = as_rows(*residual);
-    p.residual = residual_rows->tensor.const_data_ptr();
-    p.residual_stride = residual_rows->stride;
-  }
-  p.out_dtype = kernel_dtype(kOp, "out_dtype", out_dtype);
-  LEPTON_CHECK((p.out_dtype == DType::i8) == out_scale.has_value(), kOp,
-               ": out_scale must be given exactly when out_dtype is int8");
-  LEPTON_CHECK(!out_zero_point || out_scale, kOp, ": out_zero_point needs out_scale");
+  const FinishInputs kept = set_finish_inputs(p, kOp, kernel_dtype, x, out_features, bias, residual,
+                                              activation, out_dtype);
+  check_int8_output(kOp, p.out_dtype, out_scale.has_value(), out_zero_point.has_value());
   if (out_scale) {
     row_stride("out_scale", *out_scale, ScalarType::Float, 1, valid_scale);
     p.out_scale_inverse = 1.0f / floats(*out_scale)[0];
@@ -229,11 +168,10 @@ Tensor int8_linear(const Tensor& x, const Tensor& weight, const Tensor& weight_s
     row_stride("out_zero_point", *out_zero_point, ScalarType::Int, 1, valid_zero_point);
     p.out_zero_point = static_cast<float>(ints(*out_zero_point)[0]);
   }
-  Tensor out = new_tensor(out_sizes, out_dtype);
+  Tensor out = new_tensor(kept.out_sizes, out_dtype);
   p.out = out.mutable_data_ptr();
   const int64_t out_bytes = out.numel() * static_cast<int64_t>(out.element_size());
   if (out_bytes > kMappedAnew) ask_for_huge_pages(p.out, out_bytes);
-  p.out_stride = out_features;
 
   run_int8_linear(choose_int8_kernels(rows.count, p.layout), quantize, p, weight_only);
   return out;

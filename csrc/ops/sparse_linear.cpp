@@ -2,13 +2,14 @@
 #include <cstring>
 
 #include "cpu/sparse_kernels.h"
+#include "ops/finish_arguments.h"
+#include "ops/int8_arguments.h"
 #include "ops/int8_common.h"
 
 namespace lepton {
 namespace {
 
 constexpr const char* kOp = "sparse_linear";
-constexpr int64_t kLargestInt8Inputs = 65536;
 constexpr int64_t kOperandBytes = 32 << 20;
 constexpr int64_t kRowsOfTile = 16;
 
@@ -274,26 +275,18 @@ void run_sparse_linear(const SparseKernels& kernels, const SparseHeader& h, Int8
   }
 }
 
-Tensor as_float(const Tensor& tensor) {
-  const Tensor dense = torch::stable::contiguous(tensor);
-  return dense.scalar_type() == ScalarType::Float ? dense
-                                                  : torch::stable::to(dense, ScalarType::Float);
-}
-
 Tensor sparse_linear(const Tensor& x, const Tensor& packed, std::optional<Tensor> bias,
                      std::optional<Tensor> residual, int64_t out_features, int64_t activation,
                      ScalarType out_dtype) {
   LEPTON_CHECK(x.dim() >= 1, kOp, ": x must have shape (..., in_features), got ()");
   const DType x_dtype = kernel_dtype(kOp, "x", x.scalar_type());
   LEPTON_CHECK(x_dtype != DType::i8, kOp, ": x must be float, got int8");
-  LEPTON_CHECK(activation >= 0 && activation <= static_cast<int64_t>(Activation::silu), kOp,
-               ": unknown activation number ", activation);
   const SparseHeader h = read_header(packed);
   const Rows rows = as_rows(x);
   LEPTON_CHECK(h.in_features == rows.columns && h.out_features == out_features, kOp,
                ": weight has shape (", h.out_features, ", ", h.in_features, "), x asks for (",
                out_features, ", ", rows.columns, ")");
-  LEPTON_CHECK(!h.is_int8() || h.in_features <= kLargestInt8Inputs, kOp, ": ", h.in_features,
+  LEPTON_CHECK(!h.is_int8() || h.in_features <= kMostInt8Products, kOp, ": ", h.in_features,
                " input features can overflow int32");
 
   const Sections at(h);
@@ -313,7 +306,6 @@ Tensor sparse_linear(const Tensor& x, const Tensor& packed, std::optional<Tensor
   dense.n_padded = h.strips() * 16;
   dense.weight_scale = reinterpret_cast<const float*>(bytes + at.scale);
   dense.weight_scale_stride = 1;
-  dense.activation = static_cast<Activation>(activation);
 
   Int8Quantize quantize{};
   quantize.x = rows.tensor.const_data_ptr();
@@ -322,34 +314,11 @@ Tensor sparse_linear(const Tensor& x, const Tensor& packed, std::optional<Tensor
   quantize.layout = dense.layout;
   quantize.symmetric = true;
 
-  Tensor bias_floats;
-  if (bias) {
-    LEPTON_CHECK(bias->dim() == 1 && bias->size(0) == out_features, kOp, ": bias must have shape (",
-                 out_features, ",), got ", tuple(bias->sizes()));
-    LEPTON_CHECK(kernel_dtype(kOp, "bias", bias->scalar_type()) != DType::i8, kOp,
-                 ": bias must be float, got int8");
-    bias_floats = as_float(*bias);
-    dense.bias = static_cast<const float*>(bias_floats.const_data_ptr());
-  }
-  std::vector<int64_t> out_sizes(x.sizes().begin(), x.sizes().end());
-  out_sizes.back() = out_features;
-  std::optional<Rows> residual_rows;
-  if (residual) {
-    LEPTON_CHECK(std::equal(out_sizes.begin(), out_sizes.end(), residual->sizes().begin(),
-                            residual->sizes().end()),
-                 kOp, ": residual must have shape ", tuple(out_sizes), ", got ",
-                 tuple(residual->sizes()));
-    dense.residual_dtype = kernel_dtype(kOp, "residual", residual->scalar_type());
-    LEPTON_CHECK(dense.residual_dtype != DType::i8, kOp, ": residual must be float, got int8");
-    residual_rows = as_rows(*residual);
-    dense.residual = residual_rows->tensor.const_data_ptr();
-    dense.residual_stride = residual_rows->stride;
-  }
-  dense.out_dtype = kernel_dtype(kOp, "out_dtype", out_dtype);
+  const FinishInputs kept = set_finish_inputs(dense, kOp, kernel_dtype, x, out_features, bias,
+                                              residual, activation, out_dtype);
   LEPTON_CHECK(dense.out_dtype != DType::i8, kOp, ": out_dtype must be float, got int8");
-  Tensor out = new_tensor(out_sizes, out_dtype);
+  Tensor out = new_tensor(kept.out_sizes, out_dtype);
   dense.out = out.mutable_data_ptr();
-  dense.out_stride = out_features;
   run_sparse_linear(choose_sparse_kernels(), h, quantize, p);
   return out;
 }

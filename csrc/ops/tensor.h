@@ -42,17 +42,29 @@ inline bool is_float(ScalarType dtype) {
 }
 
 // dtype of a kernel's argument; float64 exists in the reference only.
-inline DType kernel_dtype(const char* op, const char* argument, ScalarType dtype) {
+inline DType device_dtype(const char* device, const char* op, const char* argument,
+                          ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Float: return DType::f32;
     case ScalarType::BFloat16: return DType::bf16;
     case ScalarType::Half: return DType::f16;
     case ScalarType::Char: return DType::i8;
     default:
-      fail(op, ": ", argument, " of dtype ", name_of(dtype),
-           " has no CPU kernel; supported: float32, bfloat16, float16 (float64: "
+      fail(op, ": ", argument, " of dtype ", name_of(dtype), " has no ", device,
+           " kernel; supported: float32, bfloat16, float16 (float64: "
            "lepton_kernels.force_backend('reference'))");
   }
+}
+
+inline DType kernel_dtype(const char* op, const char* argument, ScalarType dtype) {
+  return device_dtype("CPU", op, argument, dtype);
+}
+
+// Parameters are few: those that are not dense float32 are converted.
+inline Tensor dense_floats(const Tensor& tensor) {
+  const Tensor dense = tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  return dense.scalar_type() == ScalarType::Float ? dense
+                                                  : torch::stable::to(dense, ScalarType::Float);
 }
 
 // `tensor` with elements of its last dimension side by side; a copy only where they are not.

@@ -73,6 +73,13 @@ struct Attention {
   int64_t grad_bias_batch, grad_bias_head, grad_bias_row, grad_bias_column;
 };
 
+// Words of the generator below the threshold drop a weight.
+inline void set_dropout(Attention& p, double dropout_p) {
+  const double threshold = dropout_p * 4294967296.0 + 0.5;
+  p.dropout_below = threshold < 4294967295.0 ? static_cast<uint32_t>(threshold) : 0xFFFFFFFFu;
+  p.dropout_scale = static_cast<float>(1.0 / (1.0 - dropout_p));
+}
+
 // Rows are the queries of all heads that share a key head: row r is query r % q_len of head
 // kv_head * group + r / q_len. A task is a range of rows of one sequence and key head.
 struct AttentionTask {

@@ -63,7 +63,7 @@ CudaAttention read(Meta& meta, const void* q, const void* k, const void* v, cons
   a.rng_state = dropout_p > 0 ? rng_state : nullptr;
   p.scale = static_cast<float>(scale);
   p.softcap = static_cast<float>(softcap);
-  set_dropout(a, dropout_p);
+  set_dropout(a.p, dropout_p);
   p.lse_head = a.q_len;
   p.lse_batch = p.heads * a.q_len;
   return a;

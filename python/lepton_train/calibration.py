@@ -273,6 +273,41 @@ def run_calibration(model: nn.Module, calibration: Calibration) -> int:
     return batches
 
 
+def visit_inputs(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    calibration: Calibration,
+    visit: Callable[[str, torch.Tensor], None],
+) -> None:
+    """Run the model over calibration data and show what its layers get.
+
+    Args:
+        model (nn.Module): the model; it is run in its present mode and left unchanged.
+        layers (mapping): name to layer.
+        calibration (callable or iterable): as in `run_calibration`.
+        visit (callable): gets the name and the input of a layer at each of its calls.
+
+    Raises:
+        TypeError, ValueError: as `run_calibration`.
+    """
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            visit(name, (args[0] if args else kwargs["input"]).detach())
+
+        return hook
+
+    handles = [
+        layer.register_forward_pre_hook(hook_for(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
+    try:
+        run_calibration(model, calibration)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def observe_inputs(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
@@ -299,22 +334,11 @@ def observe_inputs(
     """
     observers = {name: make_observer(observer, symmetric) for name in layers}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            try:
-                observers[name].observe(args[0] if args else kwargs["input"])
-            except ValueError as error:
-                raise ValueError(f"{error} at the input of {name!r}") from None
+    def observe(name: str, x: torch.Tensor) -> None:
+        try:
+            observers[name].observe(x)
+        except ValueError as error:
+            raise ValueError(f"{error} at the input of {name!r}") from None
 
-        return hook
-
-    handles = [
-        layer.register_forward_pre_hook(hook_for(name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    try:
-        run_calibration(model, calibration)
-    finally:
-        for handle in handles:
-            handle.remove()
+    visit_inputs(model, layers, calibration, observe)
     return observers

@@ -12,6 +12,7 @@ from typing import Any
 
 from lepton_kernels import __version__
 from lepton_train import bundle_commands, predict_command, serve_command, training_commands
+from lepton_train.command_types import count
 
 FAILED = 1
 BAD_ARGUMENTS = 2
@@ -75,10 +76,10 @@ def _add_demo(commands: Any) -> None:
     command.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     command.add_argument("--out", metavar="DIR", help="write demo.png and demo.json into DIR")
     command.add_argument(
-        "--batch", type=_positive, default=32, metavar="N", help="texts in a batch (default: 32)"
+        "--batch", type=count, default=32, metavar="N", help="texts in a batch (default: 32)"
     )
     command.add_argument(
-        "--rounds", type=_positive, default=11, metavar="N", help="timed rounds (default: 11)"
+        "--rounds", type=count, default=11, metavar="N", help="timed rounds (default: 11)"
     )
     command.set_defaults(run=_demo)
 
@@ -100,16 +101,6 @@ def _add_bench(commands: Any) -> None:
     command.add_argument("--json", metavar="FILE", help="write the rows as JSON to FILE")
     command.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     command.set_defaults(run=_bench, takes_options=True)
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -38,3 +42,39 @@ def launch(command: Sequence[str], processes: int) -> int:
         env={"OMP_NUM_THREADS": str(threads), **os.environ},
         check=False,
     ).returncode
+
+
+def add_stage_options(parser: argparse.ArgumentParser) -> None:
+    """Options of a program that starts itself by `run_stage`: `--processes`, `--stage`, `--seed`.
+
+    `stage` (Path, default None) is where a started process leaves what it made; `seed` (int,
+    default 0) is that of its run.
+    """
+    parser.add_argument("--processes", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+
+
+@contextmanager
+def run_stage(
+    program: Path, processes: int, *, seed: int, options: Sequence[str] = ()
+) -> Iterator[Path]:
+    """Run a Python program on several processes; a context manager.
+
+    Args:
+        program (Path): it has the options of `add_stage_options`.
+        processes (int): at least 1.
+        seed (int): for its `--seed`.
+        options (sequence of str): further options. Default: none.
+
+    Yields:
+        Path: the folder given as `--stage`, which lasts as long as the context.
+
+    Raises:
+        RuntimeError: a process failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(program), "--stage", folder, "--seed", str(seed), *options]
+        if launch(command, processes):
+            raise RuntimeError(f"{program.name}: training with {processes} process(es) failed")
+        yield Path(folder)

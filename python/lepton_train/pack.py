@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 import lepton_kernels as lk
-from lepton_train.calibration import run_calibration
+from lepton_train.calibration import visit_inputs
 from lepton_train.find import (
     FoundLinear,
     Patterns,
@@ -202,18 +201,11 @@ def _inputs(
     """The first input of each layer."""
     seen: dict[str, torch.Tensor] = {}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            seen.setdefault(name, args[0].detach().clone())
+    def keep(name: str, x: torch.Tensor) -> None:
+        if name not in seen:
+            seen[name] = x.clone()
 
-        return hook
-
-    hooks = [f.module.register_forward_pre_hook(hook_for(f.name)) for f in chosen]
-    try:
-        run_calibration(model, [example_inputs])
-    finally:
-        for handle in hooks:
-            handle.remove()
+    visit_inputs(model, {f.name: f.module for f in chosen}, [example_inputs], keep)
     return seen
 
 

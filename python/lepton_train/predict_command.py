@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lepton_train.command_types import count
+
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -24,9 +26,9 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
         "lepton predict 1536x576 576x1536 --rows 1 --dtype int8",
     )
     parser.add_argument("shape", nargs="+", type=_shape, help="a layer, as OUTxIN features")
-    parser.add_argument("--rows", type=_count, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--rows", type=count, default=1, metavar="N", help="(default: 1)")
     parser.add_argument("--dtype", choices=_DTYPES, default="float32", help="of stored values")
-    parser.add_argument("--rounds", type=_count, default=15, metavar="N", help="(default: 15)")
+    parser.add_argument("--rounds", type=count, default=15, metavar="N", help="(default: 15)")
     parser.add_argument("--json", metavar="FILE", help="write the prediction as JSON to FILE")
     parser.set_defaults(run=_predict)
 
@@ -36,12 +38,6 @@ def _shape(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f"must be OUTxIN, like 1536x576, got {text!r}")
     return int(found[1]), int(found[2])
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _predict(arguments: argparse.Namespace) -> int:

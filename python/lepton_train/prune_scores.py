@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lepton_train.calibration import run_calibration
+from lepton_train.calibration import visit_inputs
 
 CRITERIA = ("magnitude", "gradient", "movement", "wanda")
 Loss = Callable[[nn.Module, Any], torch.Tensor]
@@ -70,19 +70,11 @@ def _wanda(model: nn.Module, layers: Mapping[str, nn.Linear], data: Any) -> dict
     """|w| times the norm of the input it meets (Sun et al., 2023, arXiv 2306.11695)."""
     squares = {name: torch.zeros(layer.in_features) for name, layer in layers.items()}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            rows = args[0].detach().float().reshape(-1, args[0].shape[-1])
-            squares[name] = squares[name].to(rows.device) + rows.square().sum(0)
+    def add(name: str, x: torch.Tensor) -> None:
+        rows = x.float().reshape(-1, x.shape[-1])
+        squares[name] = squares[name].to(rows.device) + rows.square().sum(0)
 
-        return hook
-
-    hooks = [layer.register_forward_pre_hook(hook_for(name)) for name, layer in layers.items()]
-    try:
-        run_calibration(model, data)
-    finally:
-        for handle in hooks:
-            handle.remove()
+    visit_inputs(model, layers, data, add)
     return {
         name: layer.weight.detach().float().abs() * squares[name].sqrt()
         for name, layer in layers.items()

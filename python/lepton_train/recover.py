@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from lepton_train.calibration import Calibration, run_calibration
+from lepton_train.calibration import Calibration, visit_inputs
 from lepton_train.find import Patterns, as_patterns, check_patterns, matches
 from lepton_train.prune_masks import mask_of
 from lepton_train.report import text_table
@@ -138,22 +137,14 @@ def _second_moments(
     """Sum of x x^T over all rows that each layer sees, float64."""
     moments: dict[str, torch.Tensor] = {}
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            rows = args[0].detach().reshape(-1, args[0].shape[-1]).float()
-            # Data may run in mixed precision; sums over thousands of rows may not.
-            with torch.autocast(rows.device.type, enabled=False):
-                product = (rows.T @ rows).double()
-            moments[name] = moments[name] + product if name in moments else product
+    def add(name: str, x: torch.Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1]).float()
+        # Data may run in mixed precision; sums over thousands of rows may not.
+        with torch.autocast(rows.device.type, enabled=False):
+            product = (rows.T @ rows).double()
+        moments[name] = moments[name] + product if name in moments else product
 
-        return hook
-
-    hooks = [layer.register_forward_pre_hook(hook_for(name)) for name, layer in layers.items()]
-    try:
-        run_calibration(model, data)
-    finally:
-        for handle in hooks:
-            handle.remove()
+    visit_inputs(model, layers, data, add)
     for name in layers:
         if name not in moments:
             raise ValueError(f"recover_: {name}: the data never reached this layer")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lepton_train.command_types import count
+
 _MODEL = "image_cnn, text_classifier, or package.module:function"
 _DATA = "mnist, digits, fashion_mnist, movie_reviews, or a path: .csv, .jsonl, folder of classes"
 
@@ -27,8 +29,8 @@ def add(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help=_MODEL)
     parser.add_argument("--data", required=True, metavar="NAME", help=_DATA)
-    parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="(default: 32)")
+    parser.add_argument("--limit", type=count, metavar="N", help="examples at most")
+    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="(default: 32)")
 
 
 def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -40,7 +42,7 @@ def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     )
     _add_task(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="checkpoints, card, curves")
-    parser.add_argument("--epochs", type=_count, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--epochs", type=count, default=1, metavar="N", help="(default: 1)")
     parser.add_argument("--lr", type=float, metavar="RATE", help="highest learning rate")
     parser.add_argument("--optimizer", default="adamw", metavar="NAME", help="(default: adamw)")
     parser.add_argument("--schedule", default="cosine", metavar="NAME", help="(default: cosine)")
@@ -53,7 +55,7 @@ def _add_train(commands: Any, command: Callable[..., argparse.ArgumentParser]) -
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     parser.add_argument(
-        "--processes", type=_count, default=1, metavar="N", help="on this machine (default: 1)"
+        "--processes", type=count, default=1, metavar="N", help="on this machine (default: 1)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_train)
@@ -92,21 +94,11 @@ def _add_compress(commands: Any, command: Callable[..., argparse.ArgumentParser]
         "--seed", type=int, nargs="+", metavar="N",
         help="in place of the recipe's; several: one run for each, and their spread",
     )  # fmt: skip
-    parser.add_argument("--limit", type=_count, metavar="N", help="examples at most")
-    parser.add_argument("--rounds", type=_count, default=15, metavar="N", help="timed calls (15)")
+    parser.add_argument("--limit", type=count, metavar="N", help="examples at most")
+    parser.add_argument("--rounds", type=count, default=15, metavar="N", help="timed calls (15)")
     parser.add_argument("--out", metavar="DIR", help="report, plot, weights and bundle")
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE")
     parser.set_defaults(run=_compress)
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
 
 
 def _task(arguments: argparse.Namespace, weights: str | None = None) -> Any:

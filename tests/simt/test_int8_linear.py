@@ -6,34 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from matrix_calls import ACTIVATIONS, DTYPES, SCRATCH_BYTES, SIZES, aligned, poisoned, scratch
 
 import lepton_kernels as lk
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3, torch.int32: 4}
-ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
-SIZES = {"choose": 0, "small": 1, "medium": 2, "large": 3}
-SCRATCH_BYTES = 4 << 20
-
-
-def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that begins at a multiple of 256 bytes, as torch's tensors do on CUDA."""
-    item = tensor.element_size()
-    room = torch.empty(tensor.numel() * item + 512, dtype=torch.uint8)
-    begin = -room.data_ptr() % 256
-    copy = room[begin : begin + tensor.numel() * item].view(tensor.dtype).view(tensor.shape)
-    return copy.copy_(tensor)
-
-
-def scratch() -> torch.Tensor:
-    """Scratch memory full of bytes that no kernel should take for data."""
-    room = torch.full((SCRATCH_BYTES + 256,), 0x5B, dtype=torch.uint8)
-    return room[-room.data_ptr() % 256 :][:SCRATCH_BYTES]
-
-
-def poisoned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An output full of NaN, or of the largest integer."""
-    value = float("nan") if dtype.is_floating_point else torch.iinfo(dtype).max
-    return aligned(torch.full(shape, value, dtype=dtype))
 
 
 def dequantizer(value: torch.Tensor | None) -> tuple[torch.Tensor | None, int]:
@@ -76,7 +51,7 @@ def simulate(
         residual, 0 if residual is None else residual.stride(0),
         0 if residual is None else DTYPES[residual.dtype],
         simt.out(out), DTYPES[out_dtype], out_scale, out_zero_point,
-        simt.out(scratch()), SCRATCH_BYTES, processors, SIZES[size], splits, seed=seed,
+        simt.out(scratch()), SCRATCH_BYTES, processors, SIZES.index(size), splits, seed=seed,
     )  # fmt: skip
     assert report.shared_conflicts == 0
     return out

@@ -6,24 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from matrix_calls import ACTIVATIONS, DTYPES, SCRATCH_BYTES, SIZES, aligned, poisoned, scratch
 
 import lepton_kernels as lk
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 LAYOUTS = ("bitmask", "n:m", "block")
-ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
-SIZES = ("choose", "small", "medium", "large")
-SCRATCH_BYTES = 4 << 20
-
-
-def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy that begins at a multiple of 256 bytes, as torch's tensors do on CUDA."""
-    item = tensor.element_size()
-    room = torch.empty(tensor.numel() * item + 512, dtype=torch.uint8)
-    begin = -room.data_ptr() % 256
-    copy = room[begin : begin + tensor.numel() * item].view(tensor.dtype).view(tensor.shape)
-    return copy.copy_(tensor)
 
 
 def simulate(
@@ -43,17 +31,16 @@ def simulate(
     """sparse_linear of a matrix x."""
     (m, k), n = x.shape, weight.shape[0]
     out_dtype = out_dtype or x.dtype
-    out = aligned(torch.full((m, n), float("nan"), dtype=out_dtype))
+    out = poisoned((m, n), out_dtype)
     packed = aligned(weight.packed)
     count = int(packed[:128].view(torch.int64)[8])
-    scratch = aligned(torch.full((SCRATCH_BYTES,), 0x5B, dtype=torch.uint8))
     report = simt.call(
         "simt_sparse_linear", m, n, k, x, x.stride(0), DTYPES[x.dtype],
         packed, LAYOUTS.index(weight.layout), weight.pattern == (2, 4), DTYPES[weight.dtype],
         count, bias, ACTIVATIONS.index(activation),
         residual, 0 if residual is None else residual.stride(0),
         0 if residual is None else DTYPES[residual.dtype], simt.out(out), DTYPES[out_dtype],
-        simt.out(scratch), SCRATCH_BYTES, processors, SIZES.index(size), splits, seed=seed,
+        simt.out(scratch()), SCRATCH_BYTES, processors, SIZES.index(size), splits, seed=seed,
     )  # fmt: skip
     assert report.shared_conflicts == 0
     return out

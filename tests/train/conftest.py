@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))  # helpers of the tests, such as replicas
+
 
 class Ranks:
     """Runs a function of a test file on several processes joined by gloo."""

@@ -2,13 +2,12 @@
 
 import copy
 import hashlib
-import itertools
 from collections import Counter
 from pathlib import Path
 
-import lepton_train as lt
 import pytest
 import torch
+from replicas import average_gradients, batch, loss_of, mlp, wrap
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -25,38 +24,6 @@ def digest(module):
     for value in module.state_dict().values():
         sums.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sums.hexdigest()
-
-
-def wrap(module, **options):
-    return lt.distributed.BucketedDataParallel(module, bucket_cap_mb=0.002, timeout=20, **options)
-
-
-def mlp(dtype=torch.float32):
-    torch.manual_seed(11)
-    sizes = [8, 40, 33, 17, 4]
-    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    return nn.Sequential(*[part for layer in layers for part in (layer, nn.Tanh())]).to(dtype)
-
-
-def batch(rank, step, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    return torch.randn(5, 8, generator=generator).to(dtype)
-
-
-def loss_of(module, x):
-    return module(x).float().square().mean()
-
-
-def average_gradients(module, world, step, dtype=torch.float32, first=0):
-    """Gradients of one process that sees the batch of every rank, from `first` on."""
-    total = None
-    for r in range(first, first + world):
-        twin = copy.deepcopy(module)
-        twin.zero_grad()
-        loss_of(twin, batch(r, step, dtype)).backward()
-        grads = [p.grad.float() for p in twin.parameters()]
-        total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
-    return [g / world for g in total]
 
 
 def own_largest(module, world, step):

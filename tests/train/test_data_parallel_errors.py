@@ -1,15 +1,10 @@
 """BucketedDataParallel: refusals, replicas that differ, and a backward that raises."""
 
-import copy
-
 import lepton_train as lt
 import pytest
 import torch
+from replicas import average_gradients, batch, loss_of, mlp, wrap
 from torch import nn
-
-
-def wrap(module, **options):
-    return lt.distributed.BucketedDataParallel(module, bucket_cap_mb=0.002, timeout=20, **options)
 
 
 def bad_arguments(rank, world):
@@ -48,30 +43,6 @@ def test_error_messages(ranks):
     assert "gradient of weight is torch.sparse_coo" in messages["sparse"]
     assert "no shape yet" in messages["lazy"]
     assert "every must be at least 1, got 0" in messages["every"]
-
-
-def mlp():
-    torch.manual_seed(11)
-    return nn.Sequential(
-        nn.Linear(8, 40), nn.Tanh(), nn.Linear(40, 33), nn.Tanh(), nn.Linear(33, 4)
-    )
-
-
-def batch(rank, step):
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    return torch.randn(5, 8, generator=generator)
-
-
-def loss_of(module, x):
-    return module(x).square().mean()
-
-
-def average_gradients(module, world, step):
-    """Gradients of one process that sees the batch of every rank."""
-    twin = copy.deepcopy(module)
-    twin.zero_grad()
-    sum(loss_of(twin, batch(r, step)) / world for r in range(world)).backward()
-    return [p.grad for p in twin.parameters()]
 
 
 def desync(rank, world):

@@ -3,9 +3,11 @@
 import copy
 import io
 
-import lepton_train as lt
 import torch
+from replicas import batch, wrap
 from torch import nn
+
+SHAPE = (2, 5, 8)  # of a batch
 
 
 class Net(nn.Module):
@@ -24,14 +26,9 @@ class Net(nn.Module):
         return self.last(self.tied(self.bare(x)))
 
 
-def batch(rank, step):
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    return torch.randn(2, 5, 8, generator=generator)
-
-
 def direct(rank, world):
     model, twin = Net(), Net()
-    ddp = lt.distributed.BucketedDataParallel(model, bucket_cap_mb=0.0005, timeout=60)
+    ddp = wrap(model, bucket_cap_mb=0.0005, timeout=60)
     assert str(model) == str(twin)
     names = [name for name, _ in model.named_parameters()]
 
@@ -39,7 +36,7 @@ def direct(rank, world):
         twin.zero_grad()
         for step in steps:
             for r in range(world):
-                (twin(batch(r, step)).square().mean() / world).backward(**options)
+                (twin(batch(r, step, SHAPE)).square().mean() / world).backward(**options)
         return [p.grad for p in twin.parameters()]
 
     def check(expected):
@@ -47,7 +44,7 @@ def direct(rank, world):
             torch.testing.assert_close(parameter.grad, wanted, rtol=1e-4, atol=1e-6, msg=name)
 
     def backward(step, **options):
-        ddp(batch(rank, step)).square().mean().backward(**options)
+        ddp(batch(rank, step, SHAPE)).square().mean().backward(**options)
 
     for step in range(3):
         ddp.zero_grad()
@@ -70,10 +67,10 @@ def direct(rank, world):
     ddp.zero_grad()
 
     # Gradients that are asked for belong to who asks.
-    held = torch.autograd.grad(ddp(batch(rank, 6)).sum(), list(model.parameters()))
+    held = torch.autograd.grad(ddp(batch(rank, 6, SHAPE)).sum(), list(model.parameters()))
     kept = [g.clone() for g in held]
-    torch.autograd.grad(ddp(batch(rank, 7)).sum(), list(model.parameters()))
-    own = torch.autograd.grad(twin(batch(rank, 6)).sum(), list(twin.parameters()))
+    torch.autograd.grad(ddp(batch(rank, 7, SHAPE)).sum(), list(model.parameters()))
+    own = torch.autograd.grad(twin(batch(rank, 6, SHAPE)).sum(), list(twin.parameters()))
     for a, b, c in zip(held, kept, own, strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c, rtol=1e-5, atol=1e-6)
@@ -91,7 +88,7 @@ def direct(rank, world):
         assert all(type(m) is nn.Linear for m in other.children())
         other.zero_grad()
         layer = next(iter(other.children()))
-        layer(batch(rank, 9)).sum().backward()
+        layer(batch(rank, 9, SHAPE)).sum().backward()
         assert layer.weight.grad is not None
     assert all(torch.equal(a, p.grad) for a, p in zip(before, model.parameters(), strict=True))
 
@@ -103,7 +100,7 @@ def direct(rank, world):
     ddp.check_replicas()
     ddp.close()
     assert all(type(m) is nn.Linear for m in model.children())
-    model(batch(rank, 0)).sum().backward()
+    model(batch(rank, 0, SHAPE)).sum().backward()
 
 
 def test_linear_layers_write_to_their_bucket(ranks):

@@ -1,7 +1,6 @@
 """What BucketedDataParallel can be asked for, and what stands beside it."""
 
 import copy
-import itertools
 import json
 import os
 import signal
@@ -14,34 +13,14 @@ import lepton_train as lt
 import pytest
 import torch
 import torch.distributed as dist
+from replicas import batch, loss_of, mlp, wrap
 from torch import nn
-
-
-def network(sizes=(8, 40, 33, 4)):
-    torch.manual_seed(11)
-    layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
-    return nn.Sequential(*[part for layer in layers for part in (layer, nn.Tanh())])
-
-
-def batch(rank, step):
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    return torch.randn(5, 8, generator=generator)
-
-
-def loss_of(module, x):
-    return module(x).float().square().mean()
-
-
-def wrap(module, **options):
-    return lt.distributed.BucketedDataParallel(
-        module, **{"bucket_cap_mb": 0.002, "timeout": 60, **options}
-    )
 
 
 def many_buckets_and_checks(rank, world):
     """More buckets than the communicator has slots."""
     depth = 90
-    ddp = wrap(network((8, *[8] * depth)), bucket_cap_mb=1e-6, check_every=2)
+    ddp = wrap(mlp((8, *[8] * depth)), bucket_cap_mb=1e-6, timeout=60, check_every=2)
     assert len(ddp._reducer._set.buckets) == 2 * depth
     for step in range(3):
         ddp.zero_grad()
@@ -76,7 +55,7 @@ def sharded(rank, world, way):
     )
     module[3].register_forward_hook(lambda m, i, out: out.bfloat16())
     twin = copy.deepcopy(module)
-    ddp = wrap(module, shared_memory=way == "shm")
+    ddp = wrap(module, timeout=60, shared_memory=way == "shm")
     groups = [
         {"params": [p for p in ddp.parameters() if p.dim() > 1], "weight_decay": 0.1},
         {"params": [p for p in ddp.parameters() if p.dim() == 1], "weight_decay": 0.0},
@@ -127,7 +106,7 @@ def learns(rank, world, way):
         "auto": {"bucket_cap_mb": "auto"},
         "powersgd": {"bucket_cap_mb": "auto", "compression": "powersgd"},
     }
-    ddp = wrap(model, shared_memory=False, **options.get(way, {}))
+    ddp = wrap(model, timeout=60, shared_memory=False, **options.get(way, {}))
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.05)
     teacher = torch.randn(20, 1, generator=torch.Generator().manual_seed(1))
     for step in range(120):

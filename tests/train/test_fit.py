@@ -6,29 +6,9 @@ import json
 import lepton_train as lt
 import pytest
 import torch
+from points import QUIET, blobs, network, same
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-
-
-def blobs(count=96, classes=3, seed=0):
-    """Points around one centre a class."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % classes
-    centres = torch.tensor([[3.0, 0.0], [-3.0, 1.0], [0.0, -3.0]])[:classes]
-    return centres[y] + torch.randn(count, 2, generator=generator), y
-
-
-def network(seed=1, dropout=0.2, classes=3):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, classes))
-
-
-def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return all(torch.equal(a[key], b[key]) for key in a)
-
-
-QUIET = {"progress": False}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "adadelta", "rmsprop", "sgd"])

@@ -4,26 +4,9 @@ import lepton_train as lt
 import numpy as np
 import pytest
 import torch
+from points import QUIET, blobs, network, same
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-
-
-def blobs(count=96, seed=0):
-    """Points around one centre a class."""
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % 3
-    centres = torch.tensor([[3.0, 0.0], [-3.0, 1.0], [0.0, -3.0]])
-    return centres[y] + torch.randn(count, 2, generator=generator), y
-
-
-def network(seed=1, classes=3):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, classes))
-
-
-def same(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return all(torch.equal(a[key], b[key]) for key in a)
 
 
 def rows(result):
@@ -46,9 +29,6 @@ class Noisy(Dataset):
 
 class Stop(Exception):
     pass
-
-
-QUIET = {"progress": False}
 
 
 def interrupted(place, at, data, val, **options):

@@ -6,33 +6,14 @@ import gc
 import lepton_train as lt
 import pytest
 import torch
+from replicas import batch, loss_of, mlp, wrap
 from torch import nn
 
-
-def mlp():
-    torch.manual_seed(11)
-    return nn.Sequential(
-        nn.Linear(8, 40), nn.Tanh(), nn.Linear(40, 33), nn.Tanh(), nn.Linear(33, 4)
-    )
-
-
-def batch(rank, step):
-    generator = torch.Generator().manual_seed(1000 * step + rank)
-    return torch.randn(5, 8, generator=generator)
-
-
-def loss_of(module, x):
-    return module(x).square().mean()
-
-
-def wrap(module, way):
-    return lt.distributed.BucketedDataParallel(
-        module, bucket_cap_mb=0.002, timeout=20, shared_memory=way == "shm"
-    )
+SIZES = (8, 40, 33, 4)
 
 
 def uneven(rank, world, way, first_without):
-    ddp = wrap(mlp(), way)
+    ddp = wrap(mlp(SIZES), shared_memory=way == "shm")
     optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
     twin = copy.deepcopy(ddp.module)
     steps = [(r * 2 + (0 if first_without else 1)) for r in range(world)]
@@ -66,7 +47,7 @@ class TwoHeads(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body, self.head, self.idle = mlp(), nn.Linear(4, 3), nn.Linear(4, 3)
+        self.body, self.head, self.idle = mlp(SIZES), nn.Linear(4, 3), nn.Linear(4, 3)
 
     def forward(self, x):
         return self.head(self.body(x))
@@ -74,7 +55,7 @@ class TwoHeads(nn.Module):
 
 def uneven_in_parts(rank, world, way):
     torch.manual_seed(3)
-    ddp = wrap(TwoHeads(), way)
+    ddp = wrap(TwoHeads(), shared_memory=way == "shm")
     twin = copy.deepcopy(ddp.module)
     options = {"lr": 0.02, "weight_decay": 0.1}
     optimizer = lt.distributed.ShardedOptimizer(ddp, torch.optim.AdamW, **options)
@@ -108,7 +89,7 @@ def test_uneven_inputs_with_an_optimizer_in_parts(ranks, way):
 
 
 def gone(rank, world):
-    ddp = wrap(mlp(), "shm")
+    ddp = wrap(mlp(SIZES), shared_memory=True)
     optimizer = lt.distributed.ShardedOptimizer(ddp, torch.optim.SGD, lr=0.1)
     with ddp.join():
         if rank:

@@ -1,28 +1,23 @@
 """A rank that is killed: the others name it, and nothing stays behind."""
 
-import importlib.util
 import signal
-import sys
-from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "kill_ranks.py"
+PHASES = ("all-reduce", "backward", "backward, factors", "broadcast", "gather")
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("kill_ranks", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def kill_ranks(load_file):
+    return load_file("tools/kill_ranks.py")
 
 
-kill_ranks = load_tool()
+def test_every_phase_is_tried(kill_ranks):
+    assert tuple(kill_ranks.PHASES) == PHASES
 
 
-@pytest.mark.parametrize("phase", list(kill_ranks.PHASES))
-def test_kills(ranks, phase, pytestconfig, tmp_path):
+@pytest.mark.parametrize("phase", PHASES)
+def test_kills(kill_ranks, ranks, phase, pytestconfig, tmp_path):
     tally = kill_ranks.Tally()
     killer = kill_ranks.Killer(ranks.server, tmp_path)
     times = pytestconfig.getoption("--kills")
@@ -33,7 +28,7 @@ def test_kills(ranks, phase, pytestconfig, tmp_path):
     assert tally.named == tally.survivors > 0
 
 
-def test_what_counts_as_a_violation():
+def test_what_counts_as_a_violation(kill_ranks):
     died = {"code": -signal.SIGKILL}
     named = {"code": 0, "result": {"error": "rank 1 (process 5) has died", "at": 10.5}}
     other = {"code": 0, "result": {"error": "rank 10 (process 5) has died", "at": 10.5}}

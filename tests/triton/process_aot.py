@@ -1,25 +1,17 @@
 """The ahead-of-time gate finds what is planted; test_aot.py runs this process."""
 
 import dataclasses
-import importlib.util
-import sys
-from pathlib import Path
 
 import pytest
 
 from lepton_kernels.triton import launch
 
-GATE = Path(__file__).resolve().parents[2] / "tools" / "triton_gate.py"
 pytestmark = pytest.mark.skipif(launch.INTERPRETED, reason="the interpreter's process")
 
 
 @pytest.fixture(scope="module")
-def gate():
-    spec = importlib.util.spec_from_file_location("triton_gate", GATE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["triton_gate"] = module  # dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
+def gate(load_file):
+    return load_file("tools/triton_gate.py")
 
 
 def case_named(gate, name):

@@ -303,14 +303,7 @@ def chosen(options: Options) -> list[str]:
     Raises:
         ValueError: `--only` names one that does not exist.
     """
-    unknown = set(options.only) - set(ROLES)
-    if unknown:
-        raise ValueError(
-            f"bench: --only {', '.join(sorted(unknown))}: unknown; there are {', '.join(ROLES)}"
-        )
-    if options.only:
-        return [name for name in ROLES if name in options.only]
-    return [name for name in ROLES if options.compiled or name not in _COMPILED]
+    return options.chosen(ROLES, _COMPILED)
 
 
 def bench(options: Options) -> Iterator[list[Row]]:

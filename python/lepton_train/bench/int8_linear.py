@@ -59,19 +59,8 @@ def chosen(options: Options) -> dict[str, Implementation]:
     Raises:
         ValueError: `--only` names one that does not exist.
     """
-    unknown = set(options.only) - set(IMPLEMENTATIONS)
-    if unknown:
-        raise ValueError(
-            f"bench: --only {', '.join(sorted(unknown))}: unknown; "
-            f"there are {', '.join(IMPLEMENTATIONS)}"
-        )
-    if options.only:
-        return {name: IMPLEMENTATIONS[name] for name in IMPLEMENTATIONS if name in options.only}
-    return {
-        name: implementation
-        for name, implementation in IMPLEMENTATIONS.items()
-        if options.compiled or not implementation.compiled
-    }
+    compiled = [name for name, one in IMPLEMENTATIONS.items() if one.compiled]
+    return {name: IMPLEMENTATIONS[name] for name in options.chosen(IMPLEMENTATIONS, compiled)}
 
 
 def _prepare(implementation: Implementation, problem: Problem) -> Prepared:

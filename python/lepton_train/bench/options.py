@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 DTYPES = ("fp32", "bf16")
@@ -26,6 +26,26 @@ class Options:
     dry_run: bool = False
     cold_mib: float | None = None
     budget_s: float = 2.0
+
+    def chosen(self, names: Collection[str], compiled: Collection[str] = ()) -> list[str]:
+        """Implementations to measure: those of `only`, or all.
+
+        Args:
+            names (collection of str): the family's, in the order of the result.
+            compiled (collection of str): of them, those that run only when named or with
+                `compiled`. Default: none.
+
+        Raises:
+            ValueError: `only` names one that does not exist.
+        """
+        unknown = set(self.only) - set(names)
+        if unknown:
+            raise ValueError(
+                f"bench: --only {', '.join(sorted(unknown))}: unknown; there are {', '.join(names)}"
+            )
+        if self.only:
+            return [name for name in names if name in self.only]
+        return [name for name in names if self.compiled or name not in compiled]
 
 
 def _pattern(text: str) -> re.Pattern[str]:

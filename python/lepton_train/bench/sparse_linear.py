@@ -184,20 +184,6 @@ def problems(options: Options) -> list[tuple[dict[str, Any], Weights, int, str]]
     ]
 
 
-def chosen(options: Options) -> list[str]:
-    """The implementations that the options ask for.
-
-    Raises:
-        ValueError: `--only` names one that does not exist.
-    """
-    unknown = set(options.only) - set(ROLES)
-    if unknown:
-        raise ValueError(
-            f"bench: --only {', '.join(sorted(unknown))}: unknown; there are {', '.join(ROLES)}"
-        )
-    return [name for name in ROLES if not options.only or name in options.only]
-
-
 def _prepare(name: str, problem: Problem, weights: Weights) -> Prepared:
     built = _BUILD[name][1](problem, weights)
     return Prepared(built.calls, functools.partial(problem.problem_with, built=built))
@@ -206,7 +192,7 @@ def _prepare(name: str, problem: Problem, weights: Weights) -> Prepared:
 def bench(options: Options) -> Iterator[list[Row]]:
     """Rows case by case."""
     try:
-        yield from _cases(options, chosen(options))
+        yield from _cases(options, options.chosen(ROLES))
     finally:
         deepsparse_peer.close()
 

@@ -55,15 +55,9 @@ def chosen(
     Raises:
         ValueError: `--only` names one that does not exist.
     """
-    names = roles(implementations)
-    unknown = set(options.only) - set(names)
-    if unknown:
-        raise ValueError(
-            f"bench: --only {', '.join(sorted(unknown))}: unknown; there are {', '.join(names)}"
-        )
-    if options.only:
-        return [one for one in implementations if one.name in options.only]
-    return [one for one in implementations if options.compiled or not one.compiled]
+    compiled = [one.name for one in implementations if one.compiled]
+    names = options.chosen(roles(implementations), compiled)
+    return [one for one in implementations if one.name in names]
 
 
 def builders(
