@@ -19,16 +19,20 @@ using lepton::DType;
 constexpr int kVectors = 2;
 constexpr int kTileRows = 6;
 constexpr int kBlockRows = 128;
-constexpr int kBackwardRows = 64;
+constexpr int kBackwardRows = 128;
 }  // namespace
 
 #include "cpu/attention_math.h"
+
+#include "cpu/attention_ahead.h"
 
 #include "cpu/attention_gemm.h"
 
 #include "cpu/attention_transpose.h"
 
 #include "cpu/attention_panel.h"
+
+#include "cpu/attention_keys.h"
 
 #include "cpu/attention_forward.h"
 
@@ -39,9 +43,24 @@ constexpr int kBackwardRows = 64;
 namespace lepton {
 
 const AttentionKernels kAttentionAvx2 = {
-    "avx2",          kLanes,           kBlockRows,    kFewRows,   {},    {},       forward_scratch,
-    decode_scratch,  backward_scratch, forward,       decode,     merge, backward, 256,
-    gradient_floats, finish_keys,      backward_bias, finish_row,
+    "avx2",
+    kLanes,
+    kBlockRows,
+    kFewRows,
+    {packed_bytes, pack, kBlockKeys},
+    {packed_bytes, pack, kBlockKeys},
+    forward_scratch,
+    decode_scratch,
+    backward_scratch,
+    forward,
+    decode,
+    merge,
+    backward,
+    256,
+    gradient_floats,
+    finish_keys,
+    backward_bias,
+    finish_row,
 };
 
 }  // namespace lepton

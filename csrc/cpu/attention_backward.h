@@ -1,6 +1,6 @@
 // Backward kernel. Blocks of rows pass over all their keys: the gradient of the queries stays in
 // the scratch, those of keys and values are added to float32 rows that belong to the task alone.
-// Read behind attention_panel.h.
+// Read behind attention_keys.h.
 namespace {
 
 class Backward {
@@ -14,17 +14,17 @@ class Backward {
         head_padded_(padded_to(p.head_dim, kLanes)),
         value_padded_(padded_to(p.value_dim, kLanes)),
         scorer_(p, t, arena),
+        blocks_(p, t, arena),
         q_rows_(arena.take<float>(kRows * head_padded_)),
         grad_rows_(arena.take<float>(kRows * value_padded_)),
         q_(arena.take<float>(kRows * p.head_dim)),
         grad_(arena.take<float>(kRows * p.value_dim)),
         grad_q_(arena.take<float>(kRows * p.head_dim)),
-        keys_(arena.take<float>(kBlockKeys * p.head_dim)),
-        values_(arena.take<float>(kBlockKeys * p.value_dim)),
         p_panels_(arena.take<float>(kPanels * kPanelSize)),
         s_panels_(arena.take<float>(kPanels * kPanelSize)),
         slope_(arena.take<float>(p.softcap > 0.0f ? kPanelSize : 0)),
-        row_(arena.take<float>(head_padded_ > value_padded_ ? head_padded_ : value_padded_)),
+        rows_(arena.take<float>(kLanes * head_padded_)),
+        out_row_(arena.take<float>(value_padded_)),
         lse_(arena.take<float>(kRows)),
         delta_(arena.take<float>(kRows)),
         lanes_(arena.take<Lanes>(kPanels)),
@@ -42,6 +42,7 @@ class Backward {
 
  private:
   static constexpr int64_t kPanelSize = kBlockKeys * kLanes;
+  static constexpr int kPanelsAtOnce = 4;
 
   void block(int64_t begin, int64_t end, bool of_bias) {
     const int panels = static_cast<int>((end - begin + kLanes - 1) / kLanes);
@@ -56,71 +57,121 @@ class Backward {
     for (int64_t key = range.lo; key < range.hi; key += kBlockKeys) {
       const int64_t left = range.hi - key;
       const int64_t count = left < kBlockKeys ? left : kBlockKeys;
-      load_keys(p_, t_, p_.k, p_.k_stride, nullptr, p_.k_stride, key, count, p_.head_dim, keys_);
-      load_keys(p_, t_, p_.v, p_.v_stride, nullptr, p_.v_stride, key, count, p_.value_dim, values_);
-      bool any = false;
-      for (int i = 0; i < panels; ++i) any = panel(i, key, count, of_bias) || any;
-      if (!any || of_bias) continue;
-      panels_times_rows(p_panels_, kPanelSize, panels, count, grad_rows_, value_padded_,
-                        t_.grad_keys + t_.sequence->k_len * head_padded_ + key * value_padded_);
-      panels_times_rows(s_panels_, kPanelSize, panels, count, q_rows_, head_padded_,
-                        t_.grad_keys + key * head_padded_);
+      blocks_.load(key, count);
+      ahead_.clear();
+      if (!of_bias) ask_ahead(begin, end, key, count, left - count);
+      int first = panels, last = -1;  // panels that see a key of the block
+      for (int i = 0; i < panels; ++i) {
+        if (!panel(i, key, count, of_bias)) continue;
+        first = first < i ? first : i;
+        last = i;
+      }
+      if (!of_bias) add_gradients(first, last + 1, key, count);
     }
     if (!of_bias) {
       for (int i = 0; i < panels; ++i) finish(i);
     }
   }
 
+  float* grad_key(int64_t key) const { return t_.grad_keys + key * head_padded_; }
+  float* grad_value(int64_t key) const {
+    return t_.grad_keys + t_.sequence->k_len * head_padded_ + key * value_padded_;
+  }
+
+  // What is wanted behind `count` keys from `key` on: the next keys and their sums, or rows.
+  void ask_ahead(int64_t begin, int64_t end, int64_t key, int64_t count, int64_t left) {
+    if (left > 0) {
+      const int64_t next = left < kBlockKeys ? left : kBlockKeys;
+      blocks_.ask_ahead(count, next, ahead_);
+      ahead_.add(grad_key(key + count), next, 4 * head_padded_, 4 * head_padded_);
+      ahead_.add(grad_value(key + count), next, 4 * value_padded_, 4 * value_padded_);
+    } else {
+      ask_behind(p_, t_, begin, end, kRows, ahead_);
+    }
+    const int64_t panels = (end - begin + kLanes - 1) / kLanes;
+    ahead_.spread(panels * (2 * tiles_of(count) + tiles_of(p_.head_dim)));
+  }
+
+  // A few panels at a time, so that their rows stay in the first cache for all keys.
+  void add_gradients(int first, int end, int64_t key, int64_t count) {
+    for (int i = first; i < end; i += kPanelsAtOnce) {
+      const int64_t together = end - i < kPanelsAtOnce ? end - i : kPanelsAtOnce;
+      panels_times_rows(p_panels_ + i * kPanelSize, kPanelSize, together, count,
+                        group(grad_rows_, i * kLanes, 0), kRows * kLanes, value_padded_,
+                        grad_value(key), ahead_);
+      panels_times_rows(s_panels_ + i * kPanelSize, kPanelSize, together, count,
+                        group(q_rows_, i * kLanes, 0), kRows * kLanes, head_padded_, grad_key(key),
+                        ahead_);
+    }
+  }
+
+  // Rows lie in groups of kLanes columns, so that products over the rows read them one by one.
+  static float* group(float* rows, int64_t row, int64_t column) {
+    return rows + column * kRows + row * kLanes;
+  }
+
+  template <DType dtype>
+  static void load_row(const void* from, int64_t at, int64_t dim, float* rows, int64_t row) {
+    for (int64_t c = 0; c < dim; c += kLanes) {
+      widen_row<dtype>(element(from, dtype, at + c), dim - c < kLanes ? dim - c : kLanes, 1.0f,
+                       group(rows, row, c), kLanes);
+    }
+  }
+
+  static void transpose_rows(float* rows, int64_t row, int64_t dim, float* panel) {
+    for (int64_t c = 0; c < dim; c += kLanes) {
+      transpose(group(rows, row, c), kLanes, kLanes, dim - c < kLanes ? dim - c : kLanes,
+                panel + c * kLanes, kLanes);
+    }
+  }
+
   // Rows of queries and output gradients, their transposes, and delta.
   void load_panel(int i) {
     const Lanes& lanes = lanes_[i];
-    float* q = q_rows_ + i * kLanes * head_padded_;
-    float* grad = grad_rows_ + i * kLanes * value_padded_;
     with_dtype(p_.dtype, [&](auto dtype) {
       for (int r = 0; r < kLanes; ++r) {
-        const int64_t row = lanes.row[r];
+        const int64_t row = i * kLanes + r;
         if (r >= lanes.rows) {
-          std::memset(q + r * head_padded_, 0, sizeof(float) * static_cast<size_t>(head_padded_));
-          std::memset(grad + r * value_padded_, 0,
-                      sizeof(float) * static_cast<size_t>(value_padded_));
+          constexpr size_t kBytes = sizeof(float) * kLanes;
+          for (int64_t c = 0; c < p_.head_dim; c += kLanes) {
+            std::memset(group(q_rows_, row, c), 0, kBytes);
+          }
+          for (int64_t c = 0; c < p_.value_dim; c += kLanes) {
+            std::memset(group(grad_rows_, row, c), 0, kBytes);
+          }
           // A lane without a row gives probabilities of zero, as a row that sees no key does.
-          lse_[i * kLanes + r] = -kMinusInfinity;
-          delta_[i * kLanes + r] = 0.0f;
+          lse_[row] = -kMinusInfinity;
+          delta_[row] = 0.0f;
           continue;
         }
-        widen_row<dtype()>(element(p_.q, dtype(), query_offset(p_, t_, p_.q_stride, row)),
-                           p_.head_dim, 1.0f, q + r * head_padded_, head_padded_);
-        float* g = grad + r * value_padded_;
-        widen_row<dtype()>(
-            element(p_.grad_out, dtype(), query_offset(p_, t_, p_.grad_out_stride, row)),
-            p_.value_dim, 1.0f, g, value_padded_);
-        widen_row<dtype()>(element(p_.out, dtype(), query_offset(p_, t_, p_.out_stride, row)),
-                           p_.value_dim, 1.0f, row_, value_padded_);
+        load_row<dtype()>(p_.q, lane_offset(t_, p_.q_stride, lanes, r), p_.head_dim, q_rows_, row);
+        load_row<dtype()>(p_.grad_out, lane_offset(t_, p_.grad_out_stride, lanes, r), p_.value_dim,
+                          grad_rows_, row);
+        widen_row<dtype()>(element(p_.out, dtype(), lane_offset(t_, p_.out_stride, lanes, r)),
+                           p_.value_dim, 1.0f, out_row_, value_padded_);
         F32 sum = f32_zero();
-        for (int64_t d = 0; d < value_padded_; d += F32::width) {
-          sum = multiply_add(f32_load(g + d), f32_load(row_ + d), sum);
+        for (int64_t c = 0; c < value_padded_; c += kLanes) {
+          each_vector([&](int v) {
+            sum = multiply_add(f32_load(group(grad_rows_, row, c) + v), f32_load(out_row_ + c + v),
+                               sum);
+          });
         }
         float delta = f32_reduce_add(sum);
-        if (p_.grad_lse) delta -= p_.grad_lse[grad_lse_offset(row)];
-        const float lse = p_.lse[lse_offset(p_, t_, row)];
-        p_.delta[lse_offset(p_, t_, row)] = delta;
-        delta_[i * kLanes + r] = delta;
-        lse_[i * kLanes + r] = lse == kMinusInfinity ? -kMinusInfinity : lse * kLog2E;
+        if (p_.grad_lse) delta -= p_.grad_lse[lane_offset(t_, p_.grad_lse_stride, lanes, r)];
+        const int64_t at = lane_lse(p_, t_, lanes, r);
+        const float lse = p_.lse[at];
+        p_.delta[at] = delta;
+        delta_[row] = delta;
+        lse_[row] = lse == kMinusInfinity ? -kMinusInfinity : lse * kLog2E;
       }
     });
-    transpose(grad, value_padded_, kLanes, p_.value_dim, grad_ + i * kLanes * p_.value_dim, kLanes);
+    transpose_rows(grad_rows_, i * kLanes, p_.value_dim, grad_ + i * kLanes * p_.value_dim);
     float* panel = q_ + i * kLanes * p_.head_dim;
-    transpose(q, head_padded_, kLanes, p_.head_dim, panel, kLanes);
+    transpose_rows(q_rows_, i * kLanes, p_.head_dim, panel);
     const F32 scale = f32_set(scorer_.query_scale());
     for (int64_t k = 0; k < p_.head_dim * kLanes; k += F32::width) {
       f32_store(panel + k, f32_mul(f32_load(panel + k), scale));
     }
-  }
-
-  int64_t grad_lse_offset(int64_t row) const {
-    const AttentionSequence& s = *t_.sequence;
-    return offset_of(p_.grad_lse_stride, s.q_batch, s.q_begin + row_query(s, row),
-                     row_head(p_, t_, row));
   }
 
   // Probabilities and gradients of scores of one panel; false if no lane sees a key of the block.
@@ -130,23 +181,28 @@ class Backward {
     float* grad_s = s_panels_ + i * kPanelSize;
     const int64_t lo = lanes.any.lo > block ? lanes.any.lo : block;
     const int64_t hi = lanes.any.hi < block + count ? lanes.any.hi : block + count;
-    if (lo >= hi || !scorer_.scores(lanes, q_ + i * kLanes * p_.head_dim, keys_, block, lo, hi,
-                                    prob, p_.softcap > 0.0f ? slope_ : nullptr)) {
+    if (lo >= hi || !scorer_.scores(lanes, q_ + i * kLanes * p_.head_dim, blocks_.keys, block, lo,
+                                    hi, prob, p_.softcap > 0.0f ? slope_ : nullptr, ahead_)) {
       clear(prob, 0, count);
       clear(grad_s, 0, count);
       return false;
     }
     const int64_t from = (lo - block) * kLanes, to = (hi - block) * kLanes;
-    rows_times_panel(values_ + (lo - block) * p_.value_dim, p_.value_dim, hi - lo, p_.value_dim,
-                     grad_ + i * kLanes * p_.value_dim, grad_s + from);
+    const int64_t k_row = blocks_.key_row, v_row = blocks_.value_row;
+    rows_times_panel(blocks_.values + (lo - block) * v_row, v_row, hi - lo, p_.value_dim,
+                     grad_ + i * kLanes * p_.value_dim, grad_s + from, ahead_);
     if (p_.dropout_below) scorer_.drop(lanes, block, lo, hi, grad_s);
+    F32 lse[kVectors], delta[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      const F32 lse = f32_load(lse_ + i * kLanes + v * F32::width);
-      const F32 delta = f32_load(delta_ + i * kLanes + v * F32::width);
-      for (int64_t j = from + v * F32::width; j < to; j += kLanes) {
-        const F32 x = exp2_f32(f32_sub(f32_load(prob + j), lse));
-        f32_store(prob + j, x);
-        f32_store(grad_s + j, f32_mul(x, f32_sub(f32_load(grad_s + j), delta)));
+      lse[v] = f32_load(lse_ + i * kLanes + v * F32::width);
+      delta[v] = f32_load(delta_ + i * kLanes + v * F32::width);
+    }
+    for (int64_t j = from; j < to; j += kLanes) {
+      for (int v = 0; v < kVectors; ++v) {
+        float *p_at = prob + j + v * F32::width, *s_at = grad_s + j + v * F32::width;
+        const F32 x = exp2_f32(f32_sub(f32_load(p_at), lse[v]));
+        f32_store(p_at, x);
+        f32_store(s_at, f32_mul(x, f32_sub(f32_load(s_at), delta[v])));
       }
     }
     if (of_bias) {
@@ -159,8 +215,8 @@ class Backward {
         f32_store(grad_s + j, f32_mul(f32_load(grad_s + j), f32_load(slope_ + j)));
       }
     }
-    columns_times_panel(keys_ + (lo - block) * p_.head_dim, p_.head_dim, p_.head_dim, hi - lo,
-                        grad_s + from, grad_q_ + i * kLanes * p_.head_dim);
+    columns_times_panel(blocks_.keys + (lo - block) * k_row, k_row, p_.head_dim, hi - lo,
+                        grad_s + from, grad_q_ + i * kLanes * p_.head_dim, ahead_);
     clear(prob, 0, lo - block);
     clear(grad_s, 0, lo - block);
     clear(prob, hi - block, count);
@@ -197,12 +253,10 @@ class Backward {
   void finish(int i) {
     const Lanes& lanes = lanes_[i];
     const int64_t dim = p_.head_dim;
-    // The rows of this panel's queries are no longer needed.
-    float* rows = q_rows_ + i * kLanes * head_padded_;
-    transpose(grad_q_ + i * kLanes * dim, kLanes, dim, kLanes, rows, head_padded_);
+    transpose(grad_q_ + i * kLanes * dim, kLanes, dim, kLanes, rows_, head_padded_);
     for (int64_t r = 0; r < lanes.rows; ++r) {
-      const int64_t at = query_offset(p_, t_, p_.grad_q_stride, lanes.row[r]);
-      narrow_row(rows + r * head_padded_, dim, p_.scale,
+      const int64_t at = lane_offset(t_, p_.grad_q_stride, lanes, r);
+      narrow_row(rows_ + r * head_padded_, dim, p_.scale,
                  const_cast<void*>(element(p_.grad_q, p_.dtype, at)), p_.dtype);
     }
   }
@@ -211,8 +265,10 @@ class Backward {
   const AttentionTask& t_;
   const int64_t head_padded_, value_padded_;
   Scorer scorer_;
-  float *q_rows_, *grad_rows_, *q_, *grad_, *grad_q_, *keys_, *values_;
-  float *p_panels_, *s_panels_, *slope_, *row_, *lse_, *delta_;
+  KeyBlocks blocks_;
+  RowsAhead ahead_;
+  float *q_rows_, *grad_rows_, *q_, *grad_, *grad_q_;
+  float *p_panels_, *s_panels_, *slope_, *rows_, *out_row_, *lse_, *delta_;
   Lanes* lanes_;
   int64_t used_;
 };

@@ -1,5 +1,5 @@
 // Forward kernel: panels of query rows, blocks of keys, softmax as it goes. Read behind
-// attention_panel.h.
+// attention_keys.h.
 namespace {
 
 // Output row, weight of the row's own sums, and lse, once all keys have been seen. `most` is the
@@ -31,8 +31,7 @@ class Forward {
         scorer_(p, t, arena),
         q_(arena.take<float>(kBlockRows * p.head_dim)),
         out_(arena.take<float>(kBlockRows * p.value_dim)),
-        keys_(arena.take<float>(kBlockKeys * p.head_dim)),
-        values_(arena.take<float>(kBlockKeys * p.value_dim)),
+        blocks_(p, t, arena),
         scores_(arena.take<float>(kBlockKeys * kLanes)),
         rows_(arena.take<float>(kLanes * (p.head_dim > p.value_dim ? p.head_dim : p.value_dim))),
         most_(arena.take<float>(kBlockRows)),
@@ -64,10 +63,14 @@ class Forward {
     for (int64_t key = range.lo; key < range.hi; key += kBlockKeys) {
       const int64_t left = range.hi - key;
       const int64_t count = left < kBlockKeys ? left : kBlockKeys;
-      load_keys(p_, t_, p_.k, p_.k_stride, p_.k_scale, p_.k_scale_stride, key, count, p_.head_dim,
-                keys_);
-      load_keys(p_, t_, p_.v, p_.v_stride, p_.v_scale, p_.v_scale_stride, key, count, p_.value_dim,
-                values_);
+      blocks_.load(key, count);
+      ahead_.clear();
+      if (count < left) {
+        blocks_.ask_ahead(count, left - count < kBlockKeys ? left - count : kBlockKeys, ahead_);
+      } else {
+        ask_behind(p_, t_, begin, end, kBlockRows, ahead_);
+      }
+      ahead_.spread(panels * (tiles_of(count) + tiles_of(p_.value_dim)));
       for (int i = 0; i < panels; ++i) panel(i, key, key + count);
     }
     for (int i = 0; i < panels; ++i) finish(i);
@@ -77,7 +80,7 @@ class Forward {
     const Lanes& lanes = lanes_[i];
     with_dtype(p_.dtype, [&](auto dtype) {
       for (int64_t r = 0; r < lanes.rows; ++r) {
-        const int64_t at = query_offset(p_, t_, p_.q_stride, lanes.row[r]);
+        const int64_t at = lane_offset(t_, p_.q_stride, lanes, r);
         widen_row<dtype()>(element(p_.q, dtype(), at), p_.head_dim, scorer_.query_scale(),
                            rows_ + r * p_.head_dim, p_.head_dim);
       }
@@ -94,32 +97,55 @@ class Forward {
     const int64_t hi = lanes.any.hi < block_end ? lanes.any.hi : block_end;
     if (lo >= hi) return;
     const float* q = q_ + i * kLanes * p_.head_dim;
-    if (!scorer_.scores(lanes, q, keys_, block, lo, hi, scores_, nullptr)) return;
+    if (!scorer_.scores(lanes, q, blocks_.keys, block, lo, hi, scores_, nullptr, ahead_)) return;
     float* s = scores_ + (lo - block) * kLanes;
     softmax(s, hi - lo, most_ + i * kLanes, sum_ + i * kLanes, out_ + i * kLanes * p_.value_dim);
     if (p_.dropout_below) scorer_.drop(lanes, block, lo, hi, scores_);
-    columns_times_panel(values_ + (lo - block) * p_.value_dim, p_.value_dim, p_.value_dim, hi - lo,
-                        s, out_ + i * kLanes * p_.value_dim);
+    const int64_t stride = blocks_.value_row;
+    columns_times_panel(blocks_.values + (lo - block) * stride, stride, p_.value_dim, hi - lo, s,
+                        out_ + i * kLanes * p_.value_dim, ahead_);
+  }
+
+  // top = the largest of `most` and `count` rows of scores. Several chains, as one would wait for
+  // the latency of each maximum.
+  static void largest(const float* s, int64_t count, const float* most, F32* top) {
+    constexpr int kChains = 4;
+    F32 chain[kChains][kVectors];
+    for (int i = 0; i < kChains; ++i) {
+      for (int v = 0; v < kVectors; ++v) chain[i][v] = f32_load(most + v * F32::width);
+    }
+    int64_t j = 0;
+    for (; j + kChains <= count; j += kChains) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kChains; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          chain[i][v] = f32_max(chain[i][v], f32_load(s + (j + i) * kLanes + v * F32::width));
+        }
+      }
+    }
+    for (; j < count; ++j) {
+      for (int v = 0; v < kVectors; ++v) {
+        chain[0][v] = f32_max(chain[0][v], f32_load(s + j * kLanes + v * F32::width));
+      }
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      top[v] = f32_max(f32_max(chain[0][v], chain[1][v]), f32_max(chain[2][v], chain[3][v]));
+    }
   }
 
   // Scores to powers relative to the largest so far; what has been summed shrinks where that grew.
   void softmax(float* s, int64_t count, float* most, float* sum, float* out) {
     F32 top[kVectors], base[kVectors], total[kVectors], shrink[kVectors];
-    for (int v = 0; v < kVectors; ++v) top[v] = f32_load(most + v * F32::width);
-    for (int64_t j = 0; j < count; ++j) {
-      for (int v = 0; v < kVectors; ++v) {
-        top[v] = f32_max(top[v], f32_load(s + j * kLanes + v * F32::width));
-      }
-    }
-    float grew = 0.0f;
+    largest(s, count, most, top);
+    F32 grew = f32_zero();
     for (int v = 0; v < kVectors; ++v) {
       const F32 before = f32_load(most + v * F32::width);
       // A lane that sees nothing yet has -inf, which must not be subtracted from itself.
       const F32 lowest = f32_set(-3.402823466e38f);
       base[v] = f32_select_lt(top[v], lowest, f32_zero(), top[v]);
       shrink[v] = exp2_f32(f32_sub(before, base[v]));
-      const F32 moved = f32_select_lt(before, top[v], f32_set(1.0f), f32_zero());
-      grew += f32_reduce_max(moved);
+      grew = f32_select_lt(before, top[v], f32_set(1.0f), grew);
       f32_store(most + v * F32::width, top[v]);
       total[v] = f32_mul(f32_load(sum + v * F32::width), shrink[v]);
     }
@@ -132,7 +158,7 @@ class Forward {
       }
     }
     for (int v = 0; v < kVectors; ++v) f32_store(sum + v * F32::width, total[v]);
-    if (grew == 0.0f) return;
+    if (f32_reduce_max(grew) == 0.0f) return;
     for (int64_t d = 0; d < p_.value_dim; ++d) {
       for (int v = 0; v < kVectors; ++v) {
         float* at = out + d * kLanes + v * F32::width;
@@ -144,18 +170,32 @@ class Forward {
   void finish(int i) {
     const Lanes& lanes = lanes_[i];
     const int64_t dim = p_.value_dim;
+    const float *most = most_ + i * kLanes, *sum = sum_ + i * kLanes;
     transpose(out_ + i * kLanes * dim, kLanes, dim, kLanes, rows_, dim);
-    for (int64_t r = 0; r < lanes.rows; ++r) {
-      const float most = most_[i * kLanes + r], sum = sum_[i * kLanes + r];
-      if (t_.partial) {
+    if (t_.partial) {
+      for (int64_t r = 0; r < lanes.rows; ++r) {
         float* to = t_.partial + (lanes.row[r] - t_.row_begin) * (dim + 2);
         std::memcpy(to, rows_ + r * dim, sizeof(float) * static_cast<size_t>(dim));
-        to[dim] = most, to[dim + 1] = sum;
-        continue;
+        to[dim] = most[r], to[dim + 1] = sum[r];
       }
-      const float weight = finish_softmax(p_, t_, lanes.query[r], lanes.head[r], most, sum);
-      const int64_t at = query_offset(p_, t_, p_.out_stride, lanes.row[r]);
-      narrow_row(rows_ + r * dim, dim, weight, const_cast<void*>(element(p_.out, p_.dtype, at)),
+      return;
+    }
+    float weight[kLanes], lse[kLanes];
+    each_vector([&](int v) {
+      // A sum is 0 where the lane saw no key, else at least 1, or NaN.
+      const F32 x = f32_load(sum + v), half = f32_set(0.5f);
+      const F32 all = f32_mul(f32_add(f32_load(most + v), log2_f32(x)), f32_set(kLn2));
+      f32_store(lse + v, f32_select_lt(x, half, f32_set(kMinusInfinity), all));
+      f32_store(weight + v, f32_select_lt(x, half, f32_zero(), f32_div(f32_set(1.0f), x)));
+    });
+    for (int64_t r = 0; r < lanes.rows; ++r) {
+      if (p_.sinks) {
+        weight[r] = finish_softmax(p_, t_, lanes.query[r], lanes.head[r], most[r], sum[r]);
+      } else {
+        p_.lse[lane_lse(p_, t_, lanes, r)] = lse[r];
+      }
+      const int64_t at = lane_offset(t_, p_.out_stride, lanes, r);
+      narrow_row(rows_ + r * dim, dim, weight[r], const_cast<void*>(element(p_.out, p_.dtype, at)),
                  p_.dtype);
     }
   }
@@ -163,7 +203,10 @@ class Forward {
   const Attention& p_;
   const AttentionTask& t_;
   Scorer scorer_;
-  float *q_, *out_, *keys_, *values_, *scores_, *rows_, *most_, *sum_;
+  float *q_, *out_;
+  KeyBlocks blocks_;
+  RowsAhead ahead_;
+  float *scores_, *rows_, *most_, *sum_;
   Lanes* lanes_;
   int64_t used_;
 };

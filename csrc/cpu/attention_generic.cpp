@@ -17,11 +17,15 @@ constexpr int kBackwardRows = 64;
 
 #include "cpu/attention_math.h"
 
+#include "cpu/attention_ahead.h"
+
 #include "cpu/attention_gemm.h"
 
 #include "cpu/attention_transpose.h"
 
 #include "cpu/attention_panel.h"
+
+#include "cpu/attention_keys.h"
 
 #include "cpu/attention_forward.h"
 

@@ -15,21 +15,23 @@ inline F32 multiply_add(F32 a, F32 b, F32 c) {
   }
 }
 
-// 2^x for x <= 127, relative error 1e-7; exactly 0 below -125, so that a hidden score of -inf
-// leaves nothing behind, and exactly 1 at 0. NaN stays. The polynomial is a minimax fit of
-// (2^f - 1) / f on [-1/2, 1/2].
+// 2^x for x <= 127, relative error 1e-7; exactly 0 below -125.5, so that a hidden score of -inf
+// leaves nothing behind and no denormal comes up, and exactly 1 at 0. NaN stays. The polynomial is
+// a minimax fit of (2^f - 1) / f on [-1/2, 1/2], times 2.
 inline F32 exp2_f32(F32 x) {
+  // A float near 1.5 * 2^23 has a unit of 1: the sum is rounded to an integer n, and its lowest
+  // bits are the exponent of 2^(n - 1), or of 0 where n = -126.
+  const F32 shift = f32_set(12582912.0f + 126.0f);
   const F32 y = f32_max(f32_set(-126.0f), x);
-  const F32 n = f32_round(y);
-  const F32 f = f32_sub(y, n);
-  F32 p = f32_set(0x1.5bba14p-10f);
-  p = multiply_add(p, f, f32_set(0x1.3cea88p-7f));
-  p = multiply_add(p, f, f32_set(0x1.c6b752p-5f));
-  p = multiply_add(p, f, f32_set(0x1.ebf9bcp-3f));
-  p = multiply_add(p, f, f32_set(0x1.62e42ap-1f));
-  p = multiply_add(p, f, f32_set(1.0f));
-  const F32 power = f32_from_bits(i32_shl<23>(i32_add(f32_to_i32(n), i32_set(127))));
-  return f32_select_lt(x, f32_set(-125.0f), f32_zero(), f32_mul(p, power));
+  const F32 shifted = f32_add(y, shift);
+  const F32 f = f32_sub(y, f32_sub(shifted, shift));
+  F32 p = f32_set(0x1.5bba14p-9f);
+  p = multiply_add(p, f, f32_set(0x1.3cea88p-6f));
+  p = multiply_add(p, f, f32_set(0x1.c6b752p-4f));
+  p = multiply_add(p, f, f32_set(0x1.ebf9bcp-2f));
+  p = multiply_add(p, f, f32_set(0x1.62e42ap+0f));
+  p = multiply_add(p, f, f32_set(2.0f));
+  return f32_mul(p, f32_from_bits(i32_shl<23>(f32_bits(shifted))));
 }
 
 // log2(x) for normal x, error 1e-7; NaN stays. x = 2^e (1 + f) with f from sqrt(1/2) - 1 to

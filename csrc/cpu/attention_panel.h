@@ -10,7 +10,7 @@ using lepton::AttentionSequence;
 using lepton::AttentionTask;
 using lepton::HeadStrides;
 
-constexpr int kBlockKeys = 96;
+constexpr int kBlockKeys = 128;
 constexpr int kMaxPanels = kBlockRows / kLanes;
 
 // Hands out pieces of the scratch memory, or only counts them.
@@ -46,11 +46,6 @@ inline int64_t query_offset(const Attention& p, const AttentionTask& t, const He
   return offset_of(stride, s.q_batch, s.q_begin + row_query(s, row), row_head(p, t, row));
 }
 
-inline int64_t lse_offset(const Attention& p, const AttentionTask& t, int64_t row) {
-  const AttentionSequence& s = *t.sequence;
-  return s.q_batch * p.lse_batch + row_head(p, t, row) * p.lse_head + s.q_begin + row_query(s, row);
-}
-
 inline int64_t key_offset(const Attention& p, const AttentionTask& t, const HeadStrides& stride,
                           int64_t key) {
   const AttentionSequence& s = *t.sequence;
@@ -76,18 +71,11 @@ inline KeyRange seen_by(const Attention& p, const AttentionTask& t, int64_t quer
   return range;
 }
 
-// Widens `count` rows of keys or values.
-inline void load_keys(const Attention& p, const AttentionTask& t, const void* base,
-                      const HeadStrides& stride, const float* scale,
-                      const HeadStrides& scale_stride, int64_t first, int64_t count, int64_t dim,
-                      float* to) {
-  with_dtype(p.kv_dtype, [&](auto dtype) {
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = key_offset(p, t, stride, first + j);
-      const float factor = scale ? scale[key_offset(p, t, scale_stride, first + j)] : 1.0f;
-      widen_row<dtype()>(element(base, dtype(), at), dim, factor, to + j * dim, dim);
-    }
-  });
+// Floats from one widened row to the next, an odd number of cache lines: rows a power of two apart
+// would share few sets of the cache.
+inline int64_t row_floats(int64_t dim) {
+  const int64_t lines = (dim + 15) / 16;
+  return 16 * (lines + 1 - lines % 2);
 }
 
 // What a panel knows about its lanes. Lanes behind the last row repeat it.
@@ -139,6 +127,11 @@ inline int64_t lane_offset(const AttentionTask& t, const HeadStrides& stride, co
                            int64_t i) {
   const AttentionSequence& s = *t.sequence;
   return offset_of(stride, s.q_batch, s.q_begin + lanes.query[i], lanes.head[i]);
+}
+
+inline int64_t lane_lse(const Attention& p, const AttentionTask& t, const Lanes& lanes, int64_t i) {
+  const AttentionSequence& s = *t.sequence;
+  return s.q_batch * p.lse_batch + lanes.head[i] * p.lse_head + s.q_begin + lanes.query[i];
 }
 
 // n values of the bias in units of log2, -inf where hidden. A finite bias stays finite.
@@ -199,11 +192,12 @@ class Scorer {
   // `keys`; false, with s untouched, if no lane sees any of them. `slope` takes the derivative of
   // the softcap.
   bool scores(const Lanes& lanes, const float* q, const float* keys, int64_t block, int64_t lo,
-              int64_t hi, float* s, float* slope) {
+              int64_t hi, float* s, float* slope, RowsAhead& ahead) {
     if (p_.bias && !load_bias(lanes, lo, hi)) return false;
     const int64_t count = hi - lo;
     float* to = s + (lo - block) * kLanes;
-    rows_times_panel(keys + (lo - block) * p_.head_dim, p_.head_dim, count, p_.head_dim, q, to);
+    const int64_t stride = row_floats(p_.head_dim);
+    rows_times_panel(keys + (lo - block) * stride, stride, count, p_.head_dim, q, to, ahead);
     if (p_.softcap > 0.0f) cap(to, count, slope ? slope + (lo - block) * kLanes : nullptr);
     if (p_.alibi) add_alibi(lanes, lo, count, to);
     if (p_.bias) add_bias(lanes, count, to);

@@ -56,7 +56,7 @@ void run_backward(AttentionCall& call) {
   Tensor sums;
   float* free_sums = nullptr;
   if (shared) {
-    sums = new_tensor({floats}, ScalarType::Float);
+    sums = new_large_tensor({floats}, ScalarType::Float);
     free_sums = static_cast<float*>(sums.mutable_data_ptr());
   }
   std::vector<CostedTask> tasks;
@@ -82,7 +82,7 @@ void run_backward(AttentionCall& call) {
     }
   }
   const AttentionPack& pack = kernels.backward_pack;
-  const Packed packed(call, pack, [&](const AttentionSequence&) { return shared; });
+  const Packed packed(call, pack, [&](const AttentionSequence&, int64_t) { return shared; });
   const int64_t scratch = round_up(kernels.backward_scratch(p), 64);
   const int64_t own_sums = shared ? 0 : round_up(4 * kernels.gradient_floats(p, keys_most), 64);
   const int64_t own_packed = shared || !pack.bytes ? 0 : pack.bytes(p, keys_most);
@@ -157,6 +157,7 @@ void run_bias(AttentionCall& call, const Tensor& bias, Tensor& grad) {
       for (int64_t h = 0; h < p.heads; ++h) {
         if (bias.size(1) != 1 && h != part.head) continue;
         AttentionTask task = given;
+        task.next = nullptr;
         task.sequence = &call.sequences[static_cast<size_t>(b)];
         task.sequence_number = b;
         task.kv_head = h / p.group;
@@ -232,7 +233,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> attention_backward(
   p.delta = static_cast<float*>(delta.mutable_data_ptr());
 
   const auto like = [](const Tensor& t) {
-    return new_tensor({t.sizes().begin(), t.sizes().end()}, t.scalar_type());
+    return new_large_tensor({t.sizes().begin(), t.sizes().end()}, t.scalar_type());
   };
   Tensor grad_q = like(query), grad_k = like(key), grad_v = like(value);
   p.grad_q = grad_q.mutable_data_ptr();

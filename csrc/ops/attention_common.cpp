@@ -112,9 +112,18 @@ AttentionCall attention_call(const char* op, const Tensor& query, const Tensor& 
   return call;
 }
 
+Tensor new_large_tensor(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  // malloc gives blocks of this size back to the system, and new pages fault at their first touch.
+  constexpr int64_t kGivenBack = 4 << 20;
+  Tensor tensor = new_tensor(sizes, dtype);
+  const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
+  if (bytes >= kGivenBack) ask_for_huge_pages(tensor.mutable_data_ptr(), bytes);
+  return tensor;
+}
+
 std::pair<Tensor, Tensor> new_outputs(AttentionCall& call, const Tensor& query, int64_t value_dim) {
-  Tensor out =
-      new_tensor({query.size(0), query.size(1), query.size(2), value_dim}, query.scalar_type());
+  Tensor out = new_large_tensor({query.size(0), query.size(1), query.size(2), value_dim},
+                                query.scalar_type());
   Tensor lse = new_tensor({query.size(0), query.size(2), query.size(1)}, ScalarType::Float);
   set_outputs(call.p, out, lse);
   if (call.covered_rows < call.all_rows) {

@@ -37,6 +37,9 @@ void set_query(AttentionCall& call, const char* op, const Tensor& query);
 std::vector<int64_t> read_cu_seqlens(const char* op, const char* name, const Tensor& cu_seqlens,
                                      int64_t rows);
 
+// A new tensor; a large one on huge pages, where there are any.
+Tensor new_large_tensor(const std::vector<int64_t>& sizes, ScalarType dtype);
+
 // A new output and lse for the call; rows that no sequence covers are zero and -inf.
 std::pair<Tensor, Tensor> new_outputs(AttentionCall& call, const Tensor& query, int64_t value_dim);
 
@@ -60,7 +63,7 @@ void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
 class Packed {
  public:
   Packed(const AttentionCall& call, const AttentionPack& pack,
-         const std::function<bool(const AttentionSequence&)>& wanted);
+         const std::function<bool(const AttentionSequence&, int64_t head)>& wanted);
   // Those of a task; null where there are none.
   const void* at(const AttentionTask& task) const;
 

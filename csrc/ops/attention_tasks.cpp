@@ -44,10 +44,15 @@ void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
   std::atomic<int64_t> next{0};
   const auto work = [&](int64_t, int64_t) {
     const Scratch scratch(scratch_bytes);
-    for (int64_t i = next++; i < count; i = next++) {
+    for (int64_t i = next++, following = 0; i < count; i = following) {
       AttentionTask task = tasks[static_cast<size_t>(i)].task;
+      // Taken early, as long as many are left, so that its memory can be asked for.
+      const bool early = threads == 1 || i + 4 * threads < count;
+      following = early ? next++ : count;
+      if (following < count) task.next = &tasks[static_cast<size_t>(following)].task;
       task.scratch = scratch.data();
       f(task);
+      if (!early) following = next++;
     }
   };
   if (threads <= 1) return work(0, 1);
@@ -55,20 +60,20 @@ void run_tasks(std::vector<CostedTask>& tasks, int64_t scratch_bytes,
 }
 
 Packed::Packed(const AttentionCall& call, const AttentionPack& pack,
-               const std::function<bool(const AttentionSequence&)>& wanted)
+               const std::function<bool(const AttentionSequence&, int64_t)>& wanted)
     : kv_heads_(call.p.kv_heads) {
   if (pack.bytes == nullptr) return;
   int64_t bytes = 0;
   std::vector<int64_t> offsets;
   for (const AttentionSequence& s : call.sequences) {
-    const bool packs = wanted(s);
     for (int64_t h = 0; h < kv_heads_; ++h) {
+      const bool packs = wanted(s, h);
       offsets.push_back(packs ? bytes : -1);
       if (packs) bytes += pack.bytes(call.p, s.k_len);
     }
   }
   if (bytes == 0) return;
-  memory_ = new_tensor({bytes + 64}, ScalarType::Byte);
+  memory_ = new_large_tensor({bytes + 64}, ScalarType::Byte);
   const auto address = reinterpret_cast<uintptr_t>(memory_.mutable_data_ptr());
   auto* base = reinterpret_cast<char*>((address + 63) / 64 * 64);
   std::vector<CostedTask> tasks;
@@ -216,6 +221,38 @@ void run_decode(const AttentionCall& call, const AttentionKernels& kernels) {
              [&](const AttentionTask& task) { kernels.decode(p, task); });
 }
 
+// All rows of a sequence and key head.
+AttentionTask whole_task(const AttentionCall& call, size_t sequence, int64_t kv_head) {
+  AttentionTask task{};
+  task.sequence = &call.sequences[sequence];
+  task.sequence_number = static_cast<int64_t>(sequence);
+  task.kv_head = kv_head;
+  task.row_end = task.sequence->q_len * call.p.group;
+  task.k_end = task.sequence->k_len;
+  return task;
+}
+
+// Whether all rows of a key head are one task, by sequence and head. Such a task packs its keys for
+// itself, into memory that the next one finds in the cache, with no page to fault in. The last
+// heads, and those that are a large part of the work, are left to several threads.
+std::vector<bool> whole_heads(const AttentionCall& call, int64_t threads) {
+  const int64_t heads = call.p.kv_heads;
+  std::vector<double> cost;
+  double total = 0;
+  for (size_t b = 0; b < call.sequences.size(); ++b) {
+    cost.push_back(score_count(call.p, whole_task(call, b, 0)));
+    total += cost.back() * static_cast<double>(heads);
+  }
+  const int64_t units = static_cast<int64_t>(cost.size()) * heads;
+  const int64_t most = threads == 1 ? units : (units / threads - 1) * threads;
+  const double share = threads == 1 ? total : 1.001 * total / static_cast<double>(2 * threads);
+  std::vector<bool> whole;
+  for (int64_t i = 0; i < units; ++i) {
+    whole.push_back(i < most && cost[static_cast<size_t>(i / heads)] <= share);
+  }
+  return whole;
+}
+
 }  // namespace
 
 void run_attention(AttentionCall& call) {
@@ -245,6 +282,13 @@ void run_attention(AttentionCall& call) {
   const int64_t most_parts = blocks_there >= blocks_wanted || threads == 1
                                  ? 1
                                  : (blocks_wanted + blocks_there - 1) / blocks_there;
+  const AttentionPack& pack = kernels.forward_pack;
+  std::vector<bool> whole;
+  if (pack.bytes && most_parts == 1) whole = whole_heads(call, threads);
+  const auto is_whole = [&](int64_t sequence, int64_t head) {
+    return !whole.empty() && whole[static_cast<size_t>(sequence * p.kv_heads + head)];
+  };
+  int64_t whole_keys = 0;
   struct Block {
     AttentionTask task;
     int64_t at, stride;
@@ -256,13 +300,12 @@ void run_attention(AttentionCall& call) {
     const int64_t parts = std::clamp<int64_t>(s.k_len / kFewestKeys, 1, most_parts);
     std::vector<Block> blocks_of_rows;
     for (int64_t h = 0; h < p.kv_heads; ++h) {
-      for (int64_t r = 0; r < rows; r += rows_per_task) {
-        AttentionTask task{};
-        task.sequence = &s;
-        task.sequence_number = static_cast<int64_t>(b);
-        task.kv_head = h;
+      const bool one = is_whole(static_cast<int64_t>(b), h) && rows > rows_per_task;
+      if (one) whole_keys = std::max(whole_keys, s.k_len);
+      for (int64_t r = 0; r < rows; r += one ? rows : rows_per_task) {
+        AttentionTask task = whole_task(call, b, h);
         task.row_begin = r;
-        task.row_end = std::min(rows, r + rows_per_task);
+        if (!one) task.row_end = std::min(rows, r + rows_per_task);
         const int64_t stride = (task.row_end - r) * (p.value_dim + 2);
         blocks_of_rows.push_back({task, shares.reserve(task, parts, stride), stride});
       }
@@ -275,12 +318,19 @@ void run_attention(AttentionCall& call) {
       }
     }
   }
-  const Packed packed(call, kernels.forward_pack, [&](const AttentionSequence& s) {
-    return s.q_len * p.group > rows_per_task;
+  const Packed packed(call, pack, [&](const AttentionSequence& s, int64_t head) {
+    return s.q_len * p.group > rows_per_task && !is_whole(&s - call.sequences.data(), head);
   });
-  shares.run(kernels.forward_scratch(p), [&](const AttentionTask& given) {
+  const int64_t scratch = round_up(kernels.forward_scratch(p), 64);
+  const int64_t own_packed = whole_keys ? pack.bytes(p, whole_keys) : 0;
+  shares.run(scratch + own_packed, [&](const AttentionTask& given) {
     AttentionTask task = given;
     task.packed = packed.at(task);
+    if (whole_keys && !task.packed && task.row_end - task.row_begin > rows_per_task) {
+      char* own = static_cast<char*>(task.scratch) + scratch;
+      pack.run(p, task, own);
+      task.packed = own;
+    }
     kernels.forward(p, task);
   });
 }

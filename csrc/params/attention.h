@@ -87,13 +87,14 @@ struct AttentionTask {
   int64_t sequence_number;
   int64_t kv_head;
   int64_t row_begin, row_end;
-  int64_t k_begin, k_end;  // keys to look at, within [0, k_len)
-  float* partial;          // null: write the output; else (value_dim + 2) floats a row
-  int64_t decode_heads;    // decoding: key heads from kv_head on, with one range of rows each
-  int64_t partial_head;    // decoding: floats from the partial results of one head to the next
-  float* grad_keys;        // backward: sums of all keys and values, added to
-  const void* packed;      // what `pack` of the pass made of the sequence and key head, or null
-  void* scratch;           // 64-byte aligned, of the kernel's size
+  int64_t k_begin, k_end;     // keys to look at, within [0, k_len)
+  float* partial;             // null: write the output; else (value_dim + 2) floats a row
+  int64_t decode_heads;       // decoding: key heads from kv_head on, with one range of rows each
+  int64_t partial_head;       // decoding: floats from the partial results of one head to the next
+  float* grad_keys;           // backward: sums of all keys and values, added to
+  const void* packed;         // what `pack` of the pass made of the sequence and key head, or null
+  const AttentionTask* next;  // what the thread runs behind this one, if that is known, or null
+  void* scratch;              // 64-byte aligned, of the kernel's size
 };
 
 // Keys and values of one sequence and key head, laid out once for all of its tasks.
