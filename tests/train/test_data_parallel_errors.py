@@ -139,6 +139,6 @@ def test_what_is_no_module_or_has_no_process_group_is_said(ranks):
 
 
 def wraps_a_number(rank, world):
-    with pytest.raises(TypeError, match="module must be an nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"module must be an nn\.Module, got int"):
         lt.distributed.BucketedDataParallel(3)
     return True
