@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lepton_kernels import _shm_arguments as arguments
-from lepton_kernels import shm_communicator
+from lepton_kernels import _shm_memory
 
 
 def bucket_pass_seconds(
@@ -31,7 +31,7 @@ def bucket_pass_seconds(
     if dtype not in arguments.TYPES:
         raise TypeError(f"bucket_pass_seconds: dtype must be one of {arguments.NAMES}, got {dtype}")
     size = numel * dtype.itemsize
-    native = shm_communicator._native()
+    native = _shm_memory.native_module()
     return native.bucket_pass_seconds(
-        size, arguments.TYPES[dtype], threads, rounds, shm_communicator._kernels_address()
+        size, arguments.TYPES[dtype], threads, rounds, _shm_memory.kernels_address()
     )
