@@ -13,6 +13,7 @@ root, `ip` and `tc`; says why and ends with status 0 where that is not allowed.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -109,18 +110,30 @@ def wrapped(way: str, module: Any) -> Any:
     )
 
 
-def step_seconds() -> dict[str, float]:
-    """Median seconds of a forward and backward of sixteen linear layers, way by way."""
+def gradient_error(model: Any, exact: Any) -> float:
+    """Of all gradients: the largest error, where 1 is the gradient's largest element."""
+    plain = getattr(model, "module", model)
+    return max(
+        ((p.grad - q.grad).abs().max() / q.grad.abs().max()).item()
+        for p, q in zip(plain.parameters(), exact.parameters(), strict=True)
+    )
+
+
+def step_seconds() -> tuple[dict[str, float], dict[str, float]]:
+    """Of a forward and backward of sixteen linear layers, way by way: median seconds, and the
+    error of the last gradients against float64."""
     import torch
     import torch.distributed as dist
     from torch import nn
 
     torch.manual_seed(0)
-    models = {
-        way: wrapped(way, nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)]))
-        for way in WAYS
-    }
-    x = torch.randn(BATCH, WIDTH)
+    layers = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)])
+    models = {way: wrapped(way, copy.deepcopy(layers)) for way in WAYS}
+    inputs = torch.randn(dist.get_world_size(), BATCH, WIDTH)
+    x = inputs[dist.get_rank()]
+    exact = layers.double()
+    for each in inputs.double():
+        (exact(each).sin().mean() / len(inputs)).backward()
 
     def seconds(step: Callable[[], None]) -> float:
         dist.barrier()
@@ -141,7 +154,8 @@ def step_seconds() -> dict[str, float]:
             taken = seconds(step_of(model))
             if turn >= 3:
                 samples[way].append(taken)
-    return {way: statistics.median(values) for way, values in samples.items()}
+    errors = {way: gradient_error(model, exact) for way, model in models.items()}
+    return {way: statistics.median(values) for way, values in samples.items()}, errors
 
 
 def fashion_losses() -> dict[str, list[dict[str, float]]]:
@@ -191,7 +205,8 @@ def measure(result: Path, only: str | None) -> None:
     found: dict[str, Any] = {}
     where = f"torch {torch.__version__}, lepton-kernels {version_of(__file__)}"
     if only != "fashion":
-        found |= {"step": step_seconds(), "step_at": where}
+        seconds, errors = step_seconds()
+        found |= {"step": seconds, "step_errors": errors, "step_at": where}
     if only != "step":
         try:
             found |= {"fashion": fashion_losses(), "fashion_at": where}
@@ -208,9 +223,11 @@ def step_table(found: dict[str, Any]) -> list[str]:
     """Steps, each beside DDP's."""
     base = found["step"]["ddp_fp32"]
     what = f"{LAYERS} linear layers, batch {BATCH}, {found['mbit']} Mbit/s"
-    lines = [found["step_at"] + ".", "", f"| {what} | ms a step | times DDP |", "|---|---|---|"]
+    head = f"| {what} | ms a step | times DDP | largest error of a gradient |"
+    lines = [found["step_at"] + ".", "", head, "|---|---|---|---|"]
     for way, seconds in found["step"].items():
-        lines.append(f"| {way} | {1e3 * seconds:.0f} | {base / seconds:.2f} |")
+        error = found["step_errors"][way]
+        lines.append(f"| {way} | {1e3 * seconds:.0f} | {base / seconds:.2f} | {error:.1e} |")
     return lines
 
 
