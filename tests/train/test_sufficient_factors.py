@@ -289,6 +289,22 @@ def test_gradients_that_keep_coming_whole_change_the_choice(ranks, world, shared
     assert ranks(whole_products, world, timeout=120, **options) == [want] * world
 
 
+def watched_for_ever(rank, world):
+    pair = Pair(rank, world)
+    pair.step(0)
+    handle = pair.ddp.module.first.weight.register_hook(lambda g: g + 0.0)
+    sets = set()
+    for step in range(1, 10):
+        pair.step(step, rows=6 - step % 3)
+        sets.add(id(pair.ddp._reducer._set))
+    handle.remove()
+    return [len(sets), sorted(pair.factored())]
+
+
+def test_a_weight_with_a_hook_is_given_up_once(ranks):
+    assert ranks(watched_for_ever, 2) == [[2, ["second.weight", "spare.weight"]]] * 2
+
+
 def large_half(rank, world, per_host):
     _rendezvous.boot_id = lambda: f"host {rank // per_host}"
     torch.manual_seed(0)

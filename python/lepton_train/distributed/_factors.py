@@ -73,11 +73,16 @@ class FactoredBucket:
         self.start: Callable[[int | None], int] | None = None
         self._products = 0
 
+    @property
+    def room(self) -> int:
+        """Rows that there is memory for."""
+        return self.factors.left.shape[0]
+
     def take(self, left: torch.Tensor, right: torch.Tensor) -> bool:
         """Keep factors in place of their product; False if there are too many rows."""
         rows = left.shape[0]
         # The dtype: a module that was cast after the buckets were filled.
-        if rows > self.factors.left.shape[0] or left.dtype != self.view.dtype:
+        if rows > self.room or left.dtype != self.view.dtype:
             return False
         self.factors.left[:rows].copy_(left)
         self.factors.right[:rows].copy_(right)

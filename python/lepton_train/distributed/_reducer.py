@@ -90,11 +90,15 @@ class Reducer:
         rows_of = [0] * len(self.parameters)
         for i, rows in enumerate(self._rows):
             parameter = self.parameters[i]
-            alone = self._fired[i] == 1 and not self._copied[i]
+            alone = self._fired[i] == 1 and not self._copied[i] and self._may_wait(i)
             if rows is None or not alone or not self.overlap or parameter.dim() != 2:
                 continue
             if rows <= self._transport.most_rows(parameter, self._sufficient_factors):
-                rows_of[i] = rows
+                bucket = self._set.buckets[self._set.bucket_of[i]]
+                room = bucket.room if isinstance(bucket, FactoredBucket) else 0
+                rows_of[i] = max(
+                    rows, room
+                )  # never less than before, or it might soon be too little
         everyone = self._transport.gather(torch.tensor(rows_of, dtype=torch.int64))
         return agreed_rows(everyone)
 
