@@ -19,7 +19,8 @@ def join_torchrun(backend: str = "gloo") -> None:
         backend (str): of torch.distributed. Default: "gloo".
 
     Raises:
-        RuntimeError: not started by torchrun.
+        RuntimeError: not started by torchrun, or torch.distributed cannot reach the others.
+        ValueError: MASTER_ADDR or MASTER_PORT is not set.
 
     Example:
         >>> lt.distributed.join_torchrun()    # doctest: +SKIP

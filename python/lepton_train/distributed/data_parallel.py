@@ -47,7 +47,7 @@ class BucketedDataParallel(nn.Module):
         module (nn.Module): on the CPU, or on one device for torch.distributed; parameters of
             float32, bfloat16 or float16, also mixed. Parameters and buffers of rank 0 are copied
             to all.
-        process_group (ProcessGroup, optional): Default: None, the default group.
+        process_group (ProcessGroup, optional): the ranks. Default: None, the default group.
         bucket_cap_mb (float or "auto"): size of a bucket in MiB; the first one is capped at 1.
             "auto" measures what a small and a large message cost here and takes the size at
             which latency is 5 % of it. Default: 25.
@@ -82,6 +82,9 @@ class BucketedDataParallel(nn.Module):
             modules (the message names the first parameter that differs).
         NotImplementedError: a parameter's dtype or layout; named.
         ShmUnavailable: shared_memory is True and cannot be had.
+
+    Source: buckets, Li et al., 2020, arXiv:2006.15704; sufficient factors, Xie et al., 2015,
+    arXiv:1511.08486; PowerSGD, Vogels et al., 2019, arXiv:1905.13727.
 
     Example:
         >>> model = lt.distributed.BucketedDataParallel(model)    # doctest: +SKIP
@@ -161,7 +164,22 @@ class BucketedDataParallel(nn.Module):
         self._sync = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module."""
+        """Call the module; collective where it broadcasts buffers, checks replicas or joins.
+
+        Args:
+            *args: of the module.
+            **kwargs: of the module.
+
+        Returns:
+            Any: what the module returns. Backward from its tensors averages gradients, and raises
+                RuntimeError where the graph does not fit earlier steps or a rank failed,
+                NotImplementedError for a sparse gradient.
+
+        Raises:
+            RuntimeError: this process was forked after construction, a backward failed while
+                others counted on it, replicas differ (`check_every`), or a rank failed: on one
+                host ShmError, which names it.
+        """
         if os.getpid() != self._pid:
             raise RuntimeError(
                 "BucketedDataParallel: this process was forked after the wrapper was made; "
@@ -193,6 +211,9 @@ class BucketedDataParallel(nn.Module):
         """Within it, backward only adds up on this rank; the first backward outside reduces all.
 
         As in torch's DDP the forward counts too: a forward inside belongs to a backward inside.
+
+        Returns:
+            context manager: gives None.
         """
         before, self._sync = self._sync, False
         self._reducer.sync = False
@@ -210,6 +231,13 @@ class BucketedDataParallel(nn.Module):
         Gradients are divided by the number of all ranks throughout, as DDP does by default.
         Buffers are not broadcast inside. A `ShardedOptimizer` that the others step is stepped
         here too, with their gradients and their learning rate. Collective.
+
+        Returns:
+            context manager: gives None; at its end a rank waits for all others to finish.
+
+        Raises:
+            RuntimeError: at its end, if others step a ShardedOptimizer that is gone here, or a
+                rank failed.
         """
         self._join = JoinState(self.process_group)
         try:
@@ -237,37 +265,72 @@ class BucketedDataParallel(nn.Module):
             max_norm (float): of all gradients together.
 
         Returns:
-            Tensor: the norm before, float64 of shape ().
+            Tensor: the norm before, float64 of shape (), on the CPU.
 
         Raises:
-            RuntimeError: no synchronised backward has just ended.
+            RuntimeError: no synchronised backward has just ended, or its gradients are clipped
+                already.
         """
         return self._reducer.clip(max_norm)
 
     def check_replicas(self) -> None:
-        """Compare parameters and buffers of all ranks bit for bit; collective.
+        """Compare parameters of all ranks by a checksum of their bits; collective.
+
+        With `broadcast_buffers` buffers too; without it they may differ.
 
         Raises:
-            RuntimeError: on every rank; names the first tensor and the ranks that differ.
+            RuntimeError: replicas differ; on every rank; names the first tensor and the ranks
+                that differ.
         """
         _replicas.check_equal(self.module, self.process_group, with_buffers=self.broadcast_buffers)
 
     @property
     def transport(self) -> str:
-        """How buckets travel, in words."""
+        """How buckets travel, in words.
+
+        Returns:
+            str: "shared memory", "torch.distributed (BACKEND)" or "shared memory inside,
+                torch.distributed between hosts".
+        """
         return self._transport.kind
 
     @property
     def step_seconds(self) -> dict[str, float]:
-        """Seconds since the start: `waiting` for other ranks, and in `communication` as a whole."""
+        """Seconds since construction that this rank has spent on other ranks.
+
+        Returns:
+            dict[str, float]: `"waiting"`, and `"communication"` with sums and copies. Unless all
+                is shared memory, both are the wait at the end of backwards.
+        """
         return self._reducer.seconds()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own, without a prefix."""
+        """The module's own, without a prefix; not collective.
+
+        Args:
+            *args: of `nn.Module.state_dict`.
+            **kwargs: of `nn.Module.state_dict`.
+
+        Returns:
+            dict[str, Tensor]: parameters and buffers, not copies.
+        """
         return self.module.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """The module's own. With `assign` the wrapper would lose its parameters: refused."""
+        """The module's own; not collective: load the same on every rank.
+
+        Args:
+            state_dict (dict[str, Tensor]): names without a prefix.
+            strict (bool): names must be those of the module. Default: True.
+            assign (bool): False: with True the wrapper would lose its parameters. Default: False.
+
+        Returns:
+            NamedTuple: `missing_keys` and `unexpected_keys`, lists of names.
+
+        Raises:
+            NotImplementedError: assign is True.
+            RuntimeError: names (if strict) or shapes do not fit.
+        """
         if assign:
             raise NotImplementedError(
                 "BucketedDataParallel.load_state_dict: assign=True would replace parameters that "
@@ -276,7 +339,11 @@ class BucketedDataParallel(nn.Module):
         return self.module.load_state_dict(state_dict, strict=strict)
 
     def close(self) -> None:
-        """Leave; for programs that go on after training. Not collective."""
+        """Leave; for programs that go on after training. Not collective.
+
+        Layers get their class back; use `.module` from then on. Peers that wait for this rank in
+        shared memory fail at once.
+        """
         self._direct.close()
         self._reducer.close()
         self._transport.close()

@@ -18,7 +18,9 @@ class Int8ReduceScatter:
     A scale for each 256 elements, sums in float32, error feedback: what rounding takes is added
     the next time, at the price of a float32 copy of the gradients of each FSDP module. FSDP2 lets
     gradients be compressed this way; the all-gather of parameters stays torch's own, as rounded
-    parameters would not add up.
+    parameters would not add up. Each FSDP module needs one of its own: call `install`.
+
+    Source: error feedback as in Karimireddy et al., 2019, arXiv:1901.09847.
 
     Example:
         >>> for block in model.layers: fully_shard(block)                # doctest: +SKIP
@@ -43,7 +45,8 @@ class Int8ReduceScatter:
             int: how many modules.
 
         Raises:
-            TypeError: there is no FSDP module. NotImplementedError: this torch has no hook for it.
+            TypeError: there is no FSDP module.
+            NotImplementedError: this torch has no hook for it.
         """
         from torch.distributed.fsdp import FSDPModule
 
@@ -62,7 +65,16 @@ class Int8ReduceScatter:
     def allocate(
         self, size: Sequence[Any], *, dtype: torch.dtype, device: torch.device
     ) -> torch.Tensor:
-        """Called by FSDP2: ordinary memory."""
+        """Ordinary memory, for FSDP2, which calls this.
+
+        Args:
+            size (Sequence[int]): shape.
+            dtype (torch.dtype): any.
+            device (torch.device): any.
+
+        Returns:
+            Tensor: of that shape, not initialised.
+        """
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(
@@ -73,7 +85,22 @@ class Int8ReduceScatter:
         op: Any,
         async_op: bool = False,
     ) -> None:
-        """Called by FSDP2: part r of `input_tensor`, summed or averaged over ranks, to rank r."""
+        """Part r of `input_tensor`, summed or averaged over ranks, to rank r; called by FSDP2.
+
+        Collective.
+
+        Args:
+            output_tensor (Tensor): n elements, contiguous, any float dtype; written.
+            input_tensor (Tensor): n * ranks elements, contiguous; float32, bfloat16 or float16.
+            group (ProcessGroup): the ranks.
+            op (ReduceOp): SUM or AVG.
+            async_op (bool): not used. Default: False.
+
+        Raises:
+            NotImplementedError: another op.
+            TypeError: dtype of input_tensor.
+            RuntimeError: sizes do not fit, or from torch.distributed: a rank failed.
+        """
         if op not in (dist.ReduceOp.SUM, dist.ReduceOp.AVG):
             raise NotImplementedError(f"Int8ReduceScatter: op must be SUM or AVG, got {op}")
         world, count = dist.get_world_size(group), output_tensor.numel()

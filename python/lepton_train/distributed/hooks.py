@@ -44,17 +44,22 @@ def int8_hook(
 
     Two-shot (reduce-scatter, then all-gather), a scale for each 256 elements, error feedback on
     both halves, in float32. All ranks end with the same bits. Costs a float32 copy of the
-    gradients, and of this rank's share, for what rounding took.
+    gradients, and of this rank's share, for what rounding took. The first call makes process
+    groups: collective.
 
     Args:
         state (ProcessGroup, optional): the ranks; None for all.
-        bucket (GradBucket): from DDP.
+        bucket (GradBucket): from DDP; float32, bfloat16 or float16.
 
     Returns:
-        Future[Tensor]: the averaged bucket.
+        Future[Tensor]: the averaged bucket, shape and dtype of `bucket.buffer()`. Raises what
+            torch.distributed raises where a rank failed.
 
     Raises:
         TypeError: state is something else.
+
+    Source: error feedback on both halves as in Tang et al., "DoubleSqueeze", 2019,
+    arXiv:1905.05957.
 
     Example:
         >>> ddp.register_comm_hook(None, lt.distributed.int8_hook)    # doctest: +SKIP
@@ -69,5 +74,21 @@ def bf16_hook(
 
     As `int8_hook`, with bfloat16 in place of int8. Unlike with torch's `bf16_compress_hook` sums
     are float32, and what rounding takes is added the next time.
+
+    Args:
+        state (ProcessGroup, optional): the ranks; None for all.
+        bucket (GradBucket): from DDP; float32, bfloat16 or float16.
+
+    Returns:
+        Future[Tensor]: the averaged bucket, shape and dtype of `bucket.buffer()`. Raises what
+            torch.distributed raises where a rank failed.
+
+    Raises:
+        TypeError: state is something else.
+
+    Source: as `int8_hook`.
+
+    Example:
+        >>> ddp.register_comm_hook(None, lt.distributed.bf16_hook)    # doctest: +SKIP
     """
     return _hook("bf16", state, bucket)

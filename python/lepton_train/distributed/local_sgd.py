@@ -21,17 +21,21 @@ class LocalSGD:
     DiLoCo (there: 0.9 with Nesterov, outer_lr 0.7).
 
     Args:
-        module (nn.Module): a plain module, not wrapped; parameters are made equal at the start.
+        module (nn.Module): a plain module, not wrapped; parameters float32, bfloat16 or float16,
+            contiguous. Those of rank 0 are copied to all; buffers stay each rank's own.
         every (int): optimiser steps between averages. Default: 8.
-        outer_lr (float): Default: 1.
-        outer_momentum (float): Default: 0.
-        nesterov (bool): with momentum. Default: True.
-        process_group (ProcessGroup, optional): Default: None, the default group.
+        outer_lr (float): learning rate of the outer SGD. Default: 1.
+        outer_momentum (float): of the outer SGD. Default: 0.
+        nesterov (bool): with momentum: Nesterov's. Default: True.
+        process_group (ProcessGroup, optional): the ranks. Default: None, the default group.
         compression (str, optional): `"bf16"` or `"int8"` between hosts. Default: None.
         timeout (float): seconds to wait for a rank. Default: 300.
 
     Raises:
-        ValueError: every is below 1, or the module has no float parameters.
+        ValueError: every is below 1, an unknown compression, the module has no float parameters,
+            or torch.distributed has no process group.
+        TypeError: dtype of a parameter.
+        NotImplementedError: a parameter is not contiguous.
 
     Source: Stich, "Local SGD Converges Fast and Communicates Little", 2019; Douillard et al.,
     "DiLoCo: Distributed Low-Communication Training of Language Models", 2023.
@@ -91,6 +95,9 @@ class LocalSGD:
 
         Returns:
             bool: whether the parameters were averaged.
+
+        Raises:
+            RuntimeError: a rank failed; on one host ShmError, which names it.
         """
         self.steps += 1
         if self.steps % self.every:
@@ -100,7 +107,11 @@ class LocalSGD:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Average now; collective."""
+        """Average now, without counting a step; collective.
+
+        Raises:
+            RuntimeError: a rank failed; on one host ShmError, which names it.
+        """
         flat = self._flat[: self._length]
         flat.copy_(lk.bucket_flatten(self._values(), dtype=torch.float32))
         self._transport.start(0, self._flat, 0)
@@ -116,16 +127,31 @@ class LocalSGD:
         lk.bucket_unflatten_(self._values(), self._anchor)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on: steps, anchor and momentum."""
+        """What a checkpoint needs to go on; not collective.
+
+        Returns:
+            dict: `"steps"` (int), optimiser steps so far; `"anchor"` (Tensor), the last average,
+                float32, 1-D as from `lk.bucket_flatten`; `"momentum"` (Tensor or None), likewise.
+                Not copies.
+        """
         return {"steps": self.steps, "anchor": self._anchor, "momentum": self._momentum}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave; not collective: load on every rank.
+
+        Args:
+            state (dict): from `state_dict`, of the same module. Its momentum is left out where
+                outer_momentum is 0.
+
+        Raises:
+            KeyError: an entry is missing.
+            RuntimeError: a tensor's length does not fit.
+        """
         self.steps = int(state["steps"])
         self._anchor.copy_(state["anchor"])
         if self._momentum is not None and state["momentum"] is not None:
             self._momentum.copy_(state["momentum"])
 
     def close(self) -> None:
-        """Leave."""
+        """Leave; not collective. Peers that wait for this rank in shared memory fail at once."""
         self._transport.close()

@@ -131,7 +131,17 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step this rank's part, then take the others'; collective."""
+        """Step this rank's part, then take the others'; collective.
+
+        Args:
+            closure (callable, optional): computes gradients and gives the loss. Default: None.
+
+        Returns:
+            Any: what closure gave, or None.
+
+        Raises:
+            RuntimeError: a rank failed; on one host ShmError, which names it.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -187,7 +197,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
             self._module._transport.gather_shards(flat.flat)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the whole, as the optimiser without shards gives it; collective."""
+        """Of the whole, as the optimiser without shards gives it; collective.
+
+        Returns:
+            dict: `"state"`, by number of the parameter: tensors in its shape, and what is not cut
+                (counts of steps); and `"param_groups"`. The same on every rank.
+
+        Raises:
+            RuntimeError: a rank failed.
+        """
         state: dict[int, dict[str, Any]] = {}
         for number, parameter in enumerate(self._all()):
             piece = self._pieces[parameter]
@@ -228,7 +246,18 @@ class ShardedOptimizer(torch.optim.Optimizer):
         return whole.as_strided(parameter.shape, parameter.stride())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what `state_dict` gave, here or from the optimiser without shards."""
+        """Take what `state_dict` gave, here or from the optimiser without shards.
+
+        Not collective: load the same on every rank. There may be more or fewer ranks than at
+        saving.
+
+        Args:
+            state_dict (dict): of a whole; each rank keeps its part.
+
+        Raises:
+            KeyError: `"state"` or `"param_groups"` is missing.
+            ValueError: groups do not fit those of this optimiser.
+        """
         inner: dict[int, dict[str, Any]] = {}
         for number, parameter in enumerate(self._all()):
             flat, i = self._place[parameter]

@@ -23,15 +23,16 @@ class StaleGradients:
 
     Args:
         module (nn.Module): a plain module, not wrapped; parameters and buffers of rank 0 are
-            copied to all. Dense float parameters.
+            copied to all. Parameters float32, bfloat16 or float16, dense.
         staleness (int): steps, from 0 (none late). Default: 1.
-        process_group (ProcessGroup, optional): Default: None, the default group.
+        process_group (ProcessGroup, optional): the ranks. Default: None, the default group.
         compression (str, optional): `"bf16"` or `"int8"` between hosts. Default: None.
         timeout (float): seconds to wait for a rank. Default: 300.
 
     Raises:
-        ValueError: staleness is negative, no parameter requires a gradient, or ranks have
-            different modules.
+        ValueError: staleness is negative, an unknown compression, no parameter requires a
+            gradient, ranks have different modules, or torch.distributed has no process group.
+        TypeError: dtype of a parameter.
 
     Source: Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel Parameter
     Server", 2013; Lian et al., "Asynchronous Parallel Stochastic Gradient for Nonconvex
@@ -85,6 +86,10 @@ class StaleGradients:
 
         Returns:
             bool: whether `.grad` holds an average; False in the first `staleness` steps.
+
+        Raises:
+            ValueError: a gradient is not contiguous.
+            RuntimeError: a rank failed; on one host ShmError, which names it.
         """
         flat = self._ring[self._sent % len(self._ring)]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
@@ -99,7 +104,11 @@ class StaleGradients:
         """After the last step: put the next average that is left in `.grad`; collective.
 
         Returns:
-            bool: False if none was left.
+            bool: whether `.grad` holds an average; False if none was left.
+
+        Raises:
+            ValueError: a gradient is not contiguous.
+            RuntimeError: a rank failed; on one host ShmError, which names it.
         """
         return self._sent > self._applied and self._apply()
 
@@ -115,5 +124,5 @@ class StaleGradients:
         return True
 
     def close(self) -> None:
-        """Leave."""
+        """Leave; not collective. Peers that wait for this rank in shared memory fail at once."""
         self._transport.close()
