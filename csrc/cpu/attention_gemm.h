@@ -28,9 +28,9 @@ inline void tile(const Elements& e, int64_t blocks, int64_t k, const float* b, i
                  float* c, int64_t ldc) {
   // Loops over the sums are unrolled at once: left for later, gcc keeps the sums in memory, too.
   F32 sum[rows][kVectors];
-#pragma GCC unroll 16
+  LEPTON_UNROLL(16)
   for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
+    LEPTON_UNROLL(16)
     for (int v = 0; v < kVectors; ++v) {
       sum[r][v] = accumulate ? f32_load(c + r * ldc + v * F32::width) : f32_zero();
     }
@@ -45,29 +45,29 @@ inline void tile(const Elements& e, int64_t blocks, int64_t k, const float* b, i
   const int64_t k_stride = layout == Layout::rows_dense ? e.k_stride : 1;
   for (int64_t block = 0; block < blocks; ++block) {
     const float* a[kPointers];
-#pragma GCC unroll 16
+    LEPTON_UNROLL(16)
     for (int i = 0; i < kPointers; ++i) {
       a[i] = e.a + block * e.block_stride + i * kEvery * row_stride;
     }
-#pragma GCC unroll 2
+    LEPTON_UNROLL(2)
     for (int64_t i = 0; i < k; ++i) {
       F32 y[kVectors];
-#pragma GCC unroll 16
+      LEPTON_UNROLL(16)
       for (int v = 0; v < kVectors; ++v) y[v] = f32_load(b + v * F32::width);
       b += ldb;
-#pragma GCC unroll 16
+      LEPTON_UNROLL(16)
       for (int r = 0; r < rows; ++r) {
         const F32 x = f32_set(a[r / kEvery][r % kEvery * row_stride]);
-#pragma GCC unroll 16
+        LEPTON_UNROLL(16)
         for (int v = 0; v < kVectors; ++v) sum[r][v] = multiply_add(x, y[v], sum[r][v]);
       }
-#pragma GCC unroll 16
+      LEPTON_UNROLL(16)
       for (int j = 0; j < kPointers; ++j) a[j] += k_stride;
     }
   }
-#pragma GCC unroll 16
+  LEPTON_UNROLL(16)
   for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 16
+    LEPTON_UNROLL(16)
     for (int v = 0; v < kVectors; ++v) f32_store(c + r * ldc + v * F32::width, sum[r][v]);
   }
 }

@@ -6,6 +6,7 @@
 
 #include "cpu/attention_kernels.h"
 #include "cpu/simd_generic.h"
+#include "cpu/target.h"
 
 namespace {
 using lepton::DType;

@@ -19,6 +19,14 @@
 
 #define LEPTON_PRAGMA(...) _Pragma(#__VA_ARGS__)
 
+// Before a loop. Emulated vectors are loops themselves: unrolled around them, and watched by
+// sanitizers, a file would compile for a quarter of an hour.
+#ifdef LEPTON_EMULATE_ISA
+#define LEPTON_UNROLL(times)
+#else
+#define LEPTON_UNROLL(times) LEPTON_PRAGMA(GCC unroll times)
+#endif
+
 #if !(defined(__x86_64__) || defined(__i386__))
 #define LEPTON_TARGET_BEGIN(isa)
 #define LEPTON_TARGET_END
