@@ -91,7 +91,7 @@ class FactoredBucket:
 
     def count_products(self) -> int:
         """After an average: steps in a row in which some rank brought a product."""
-        self._products = self._products + 1 if self.flags[0] == PRODUCT else 0
+        self._products = self._products + 1 if self.flags.item() == PRODUCT else 0
         return self._products
 
     def multiply(self) -> None:
