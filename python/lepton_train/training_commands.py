@@ -299,11 +299,13 @@ def _write_page(arguments: argparse.Namespace, reports: list[Any]) -> Path:
     page = Path(arguments.out) / "page.md"
     picture = before_and_after(lists_over_seeds(runs), page.with_suffix(".png"), first.metric)
     seeds = f" --seed {' '.join(map(str, arguments.seed))}" if arguments.seed else ""
+    recipe = Path(arguments.recipe)
+    shown = recipe.name if recipe.is_absolute() else recipe  # a page names no machine's folders
     return write_page(
         page,
         arguments.recipe,
         title=f"The whole chain: {first.name}",
-        line=f"lepton compress --recipe {Path(arguments.recipe).name} --out DIR{seeds}",
+        line=f"lepton compress --recipe {shown} --out DIR{seeds}",
         tables=[(heads, table)],
         notes=[
             f"Scored on the {first.scored_on} data; latencies are medians of the models of all "
