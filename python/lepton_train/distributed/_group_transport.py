@@ -33,7 +33,7 @@ def split_started(started: list[_Item], count: int | None) -> tuple[list[_Item],
     return started[:count], started[count:]
 
 
-def same_bits_everywhere() -> bool:
+def _same_bits_everywhere() -> bool:
     """Whether products are computed by the kernels here, not by a library whose bits depend on the
     CPU."""
     return lk.info()["ops"]["bucket_outer_"] != "reference"
@@ -129,6 +129,7 @@ class GroupTransport(OfGroup):
         self._world = dist.get_world_size(group)
         self._device = device
         self._compression = compression
+        self.same_bits = device.type == "cpu" and _same_bits_everywhere()
         self._started: list[_Reduce | _Outer] = []
         power = compression == POWER_SGD
         self._power = PowerSgd(group) if power else None
@@ -160,7 +161,7 @@ class GroupTransport(OfGroup):
 
     def most_rows(self, weight: torch.Tensor, wanted: bool | None) -> int:
         """See Transport."""
-        if self._device.type != "cpu" or self._power is not None or not same_bits_everywhere():
+        if self._power is not None or not self.same_bits:
             return 0
         return most_rows_between_hosts(weight, self._world, self.sent_bytes(weight), wanted)
 

@@ -12,12 +12,7 @@ import torch.distributed as dist
 import lepton_kernels as lk
 from lepton_train.distributed._factor_messages import FactorExchange, FactorMessage
 from lepton_train.distributed._factors import FactoredBucket, Factors, most_rows_between_hosts
-from lepton_train.distributed._group_transport import (
-    GroupTransport,
-    OfGroup,
-    same_bits_everywhere,
-    split_started,
-)
+from lepton_train.distributed._group_transport import GroupTransport, OfGroup, split_started
 
 _BLOCK = 256
 
@@ -88,7 +83,7 @@ class HostsTransport(OfGroup):
 
     def most_rows(self, weight: torch.Tensor, wanted: bool | None) -> int:
         """See Transport."""
-        if not same_bits_everywhere():
+        if not self._between.same_bits:
             return 0
         world = self._comm.size * self._hosts
         return most_rows_between_hosts(weight, world, self._between.sent_bytes(weight), wanted)
